@@ -1,0 +1,75 @@
+"""The batch contract: every objective of this library is Σ wᵢ ℓᵢ / Σ wᵢ."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax._pytree import pytree_dataclass
+from cljax._typing import PyTree
+
+
+@pytree_dataclass
+class Batch:
+    """Examples with weights; masked tokens and padding are weight 0, so that uneven batches are exact.
+
+    Attributes:
+        inputs: pytree of arrays with leading axis (n, ...), as the model takes them.
+        targets: pytree of arrays with leading axis (n, ...), as the loss takes them.
+        weight: None for all ones, or an array whose shape is a leading part of the losses' shape: (n,) or (n, T).
+    """
+
+    inputs: PyTree
+    targets: PyTree
+    weight: Any = None
+
+    @property
+    def num_examples(self) -> int:
+        """Length n of the leading axis.
+
+        Raises:
+            ValueError: if the leading axes differ, are missing, or are of length 0.
+        """
+        leaves = jax.tree.leaves((self.inputs, self.targets, self.weight))
+        sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in leaves}
+        if len(sizes) != 1 or None in sizes:
+            raise ValueError(f"batch: expected one leading axis length in all arrays, got {sorted(map(str, sizes))}")
+        size = sizes.pop()
+        if not size:
+            raise ValueError("batch: expected at least one example, got a batch of size 0")
+        return int(size)
+
+
+def expand_weight(weight: Any, losses: jax.Array) -> jax.Array:
+    """Weights of the shape of ``losses``, in its dtype; None means ones.
+
+    Args:
+        weight: None or an array whose shape is a leading part of ``losses.shape``.
+        losses: per-example (or per-token) losses.
+
+    Returns:
+        An array of shape ``losses.shape``.
+
+    Raises:
+        ValueError: if the shape of ``weight`` is no leading part of that of ``losses``.
+    """
+    if weight is None:
+        return jnp.ones_like(losses)
+    weight = jnp.asarray(weight, losses.dtype)
+    if weight.shape != losses.shape[: weight.ndim]:
+        raise ValueError(f"weight: expected a leading part of the losses' shape {losses.shape}, got {weight.shape}")
+    return jnp.broadcast_to(weight.reshape(weight.shape + (1,) * (losses.ndim - weight.ndim)), losses.shape)
+
+
+def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
+    """Σ w ℓ / Σ w over all axes; examples of weight 0 do not count even where their loss is not finite.
+
+    Args:
+        losses: per-example losses, any shape.
+        weight: None or an array whose shape is a leading part of ``losses.shape``.
+
+    Returns:
+        A scalar in the dtype of ``losses``; NaN where all weights are 0.
+    """
+    full = expand_weight(weight, losses)
+    return jnp.sum(jnp.where(full == 0, 0, full * losses)) / jnp.sum(full)
