@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def static(**kwargs: Any) -> Any:
-    """Declare a dataclass field that is part of the tree structure: hashable, compared by value when jit caches."""
+    """Declare a dataclass field of the tree structure: hashable, compared by value when jit caches."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 

@@ -1,0 +1,84 @@
+"""What a regularizer Ω offers: the value, the conjugate and the first two derivatives of the conjugate."""
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+
+class Regularizer(abc.ABC):
+    """A convex Ω on the last axis of its argument, with its conjugate Ω*(f) = sup_y <f, y> − Ω(y).
+
+    Instances are frozen dataclasses, equal by value and hashable: they may be static arguments of jit. ``scores`` and
+    vectors have shape (..., K), results shape (..., K) or (...), in the dtype of the argument. The factor S satisfies
+    S Sᵀ = ∇²Ω*(scores); it is (K, L), with L = K for all regularizers of this library.
+
+    Attributes:
+        strong_convexity: m such that Ω is m-strongly convex in the Euclidean norm, or None where there is none.
+        smoothness: M such that Ω is M-smooth in the Euclidean norm, or None where there is none.
+    """
+
+    strong_convexity: ClassVar[float | None] = None
+    smoothness: ClassVar[float | None] = None
+
+    @abc.abstractmethod
+    def value(self, targets: jax.Array) -> jax.Array:
+        """Ω(targets): shape (..., K) -> (...); +inf outside the domain."""
+
+    @abc.abstractmethod
+    def conjugate(self, scores: jax.Array) -> jax.Array:
+        """Ω*(scores): shape (..., K) -> (...)."""
+
+    @abc.abstractmethod
+    def predict(self, scores: jax.Array) -> jax.Array:
+        """∇Ω*(scores), the prediction in the domain of Ω: shape (..., K) -> (..., K)."""
+
+    @abc.abstractmethod
+    def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
+        """S u with S Sᵀ = ∇²Ω*(scores): shapes (..., K), (..., L) -> (..., K)."""
+
+    @abc.abstractmethod
+    def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
+        """Sᵀ v with S Sᵀ = ∇²Ω*(scores): shapes (..., K), (..., K) -> (..., L)."""
+
+    def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
+        """∇²Ω*(scores) v: shapes (..., K), (..., K) -> (..., K)."""
+        return self.factor_product(scores, self.factor_transpose_product(scores, v))
+
+    def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
+        """Fenchel-Young loss Ω(y) + Ω*(f) − <f, y>, written so that it does not cancel: (..., K) twice -> (...)."""
+        return self.value(targets) + self.conjugate(scores) - jnp.sum(scores * targets, axis=-1)
+
+    def encode(self, targets: Any, scores: jax.Array) -> jax.Array:
+        """Targets as points of the shape and dtype of ``scores``.
+
+        Args:
+            targets: soft targets of the shape of ``scores``; or integer class labels of shape ``scores.shape[:-1]``,
+                made one-hot; or, where K = 1, values of shape ``scores.shape[:-1]``.
+            scores: shape (..., K).
+
+        Returns:
+            Shape (..., K); rows whose label is not in 0..K−1 are NaN, so that no wrong label passes for a loss.
+
+        Raises:
+            ValueError: if the shape of ``targets`` is neither that of ``scores`` nor that without its last axis.
+            TypeError: if class labels are expected, by shape, and ``targets`` are not integers.
+        """
+        targets = jnp.asarray(targets)
+        if targets.shape == scores.shape:
+            return targets.astype(scores.dtype)
+        if targets.shape != scores.shape[:-1]:
+            raise ValueError(
+                f"targets: expected shape {scores.shape} (soft) or {scores.shape[:-1]} (labels), got {targets.shape}"
+            )
+        num_classes = scores.shape[-1]
+        if num_classes == 1:
+            return targets.astype(scores.dtype)[..., None]
+        if not jnp.issubdtype(targets.dtype, jnp.integer):
+            raise TypeError(
+                f"targets: expected integer labels of shape {targets.shape}, got {targets.dtype}; "
+                f"cast them to int32, or give soft targets of shape {scores.shape}"
+            )
+        known = (targets >= 0) & (targets < num_classes)
+        return jnp.where(known[..., None], jax.nn.one_hot(targets, num_classes, dtype=scores.dtype), jnp.nan)
