@@ -62,7 +62,7 @@ def expand_weight(weight: Any, losses: jax.Array) -> jax.Array:
 
 
 def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
-    """Σ w ℓ / Σ w over all axes; examples of weight 0 do not count even where their loss is not finite.
+    """Σ w ℓ / Σ w over all axes; examples of weight 0 do not count, even where their loss is not finite.
 
     Args:
         losses: per-example losses, any shape.
@@ -73,3 +73,51 @@ def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
     """
     full = expand_weight(weight, losses)
     return jnp.sum(jnp.where(full == 0, 0, full * losses)) / jnp.sum(full)
+
+
+def as_batch(batch: Any) -> Batch:
+    """A checked ``Batch``: the one given, or one made of a tuple (inputs, targets) or (inputs, targets, weight).
+
+    Args:
+        batch: a ``Batch`` or a tuple.
+
+    Returns:
+        A batch of at least one example.
+
+    Raises:
+        TypeError: if ``batch`` is neither.
+        ValueError: if the leading axes differ or are of length 0.
+    """
+    if isinstance(batch, tuple) and len(batch) in (2, 3):
+        batch = Batch(*batch)
+    if not isinstance(batch, Batch):
+        got = type(batch).__name__
+        raise TypeError(f"batch: expected a cljax.Batch, got {got}; build it as cljax.Batch(inputs, targets)")
+    _ = batch.num_examples
+    return batch
+
+
+def split_batch(batch: Batch, microbatch_size: int) -> Batch:
+    """The batch as microbatches for ``lax.scan``; the last one is padded by repeated examples of weight 0.
+
+    Args:
+        batch: n examples.
+        microbatch_size: s, at least 1; s above n counts as n.
+
+    Returns:
+        A batch with leaves (⌈n/s⌉, s, ...) and explicit weights.
+    """
+    num = batch.num_examples
+    per = min(microbatch_size, num)
+    pad = -num % per
+    weight = batch.weight
+    if weight is None:
+        weight = jnp.ones(num, jnp.float32)
+
+    def split(x: jax.Array, fill: bool) -> jax.Array:
+        x = jnp.asarray(x)
+        tail = jnp.repeat(x[:1], pad, axis=0) if fill else jnp.zeros((pad, *x.shape[1:]), x.dtype)
+        return jnp.concatenate([x, tail]).reshape(-1, per, *x.shape[1:])
+
+    inputs, targets = jax.tree.map(lambda x: split(x, fill=True), (batch.inputs, batch.targets))
+    return Batch(inputs, targets, split(weight, fill=False))

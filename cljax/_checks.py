@@ -70,7 +70,8 @@ def check_same_struct(name: str, tree: PyTree, struct: PyTree) -> None:
         ValueError: if structure or a shape differs.
         TypeError: if a dtype differs.
     """
-    got, expected = jax.tree.structure(tree), jax.tree.structure(struct)
+    got: Any = jax.tree.structure(tree)
+    expected: Any = jax.tree.structure(struct)
     if got != expected:
         raise ValueError(f"{name}: expected the pytree structure {expected}, got {got}; build it with jax.tree.map")
     pairs = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(struct), strict=True)

@@ -1,0 +1,200 @@
+"""Linear operators on pytrees, as pytrees: parameters and batch are leaves, functions and small ints are static.
+
+Passing an operator through ``jit`` therefore compiles once for all values of the parameters. Products run at the
+highest matrix-product precision: at the default one of some accelerators a Hessian is not symmetric to 1e-2.
+"""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._checks import check_same_struct
+from cljax._pytree import pytree_dataclass
+from cljax._typing import Matvec, PyTree
+
+
+class LinearOperator(abc.ABC):
+    """A linear map between pytrees; symmetric unless said otherwise.
+
+    A subclass is a ``pytree_dataclass`` that gives ``struct`` and ``linearize``; one that is not symmetric also gives
+    ``out_struct`` and ``T``.
+
+    Attributes:
+        struct: shapes and dtypes of the vectors that it takes, as ``jax.ShapeDtypeStruct`` leaves.
+        out_struct: shapes and dtypes of its products.
+    """
+
+    @property
+    @abc.abstractmethod
+    def struct(self) -> PyTree:
+        """Shapes and dtypes of the vectors that the operator takes."""
+
+    @property
+    def out_struct(self) -> PyTree:
+        """Shapes and dtypes of the products."""
+        return self.struct
+
+    @property
+    def T(self) -> "LinearOperator":
+        """The transpose."""
+        return self
+
+    @abc.abstractmethod
+    def linearize(self) -> Matvec:
+        """The product with all work done that does not depend on the vector.
+
+        Returns:
+            A pytree that is callable, ``product(v) -> A v``, for solvers that multiply often with one operator; it
+            holds what differentiation stores, so keep it inside of the jitted solver.
+        """
+
+    def mv(self, v: PyTree) -> PyTree:
+        """One product, compiled once for each kind of operator and shape.
+
+        Args:
+            v: a pytree of the structure, shapes and dtypes of ``struct``.
+
+        Returns:
+            The product, of ``out_struct``.
+
+        Raises:
+            ValueError: if structure or shapes of ``v`` differ from ``struct``.
+            TypeError: if dtypes differ, or a function of the operator is not hashable.
+        """
+        check_same_struct("v", v, self.struct)
+        return _product(self, v)
+
+    def __matmul__(self, v: PyTree) -> PyTree:
+        """``op.mv(v)``."""
+        return self.mv(v)
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        """The sum of two operators on the same space."""
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        check_same_struct("other", other.struct, self.struct)
+        return Sum(self, other)
+
+    def scale(self, factor: jax.Array | float) -> "LinearOperator":
+        """``factor`` times the operator; ``factor`` is a scalar."""
+        return Scaled(self, jnp.asarray(factor))
+
+
+@pytree_dataclass
+class Sum(LinearOperator):
+    """``left + right``.
+
+    Attributes:
+        left: an operator.
+        right: an operator on the same space.
+    """
+
+    left: LinearOperator
+    right: LinearOperator
+
+    @property
+    def struct(self) -> PyTree:
+        """Shapes and dtypes of both."""
+        return self.left.struct
+
+    @property
+    def out_struct(self) -> PyTree:
+        """Shapes and dtypes of the products of both."""
+        return self.left.out_struct
+
+    @property
+    def T(self) -> LinearOperator:
+        """The sum of the transposes."""
+        return Sum(self.left.T, self.right.T)
+
+    def linearize(self) -> Matvec:
+        """The sum of both products."""
+        return jax.tree_util.Partial(_add_products, self.left.linearize(), self.right.linearize())
+
+
+@pytree_dataclass
+class Scaled(LinearOperator):
+    """``factor · op``.
+
+    Attributes:
+        op: an operator.
+        factor: scalar array.
+    """
+
+    op: LinearOperator
+    factor: jax.Array
+
+    @property
+    def struct(self) -> PyTree:
+        """Shapes and dtypes of ``op``."""
+        return self.op.struct
+
+    @property
+    def out_struct(self) -> PyTree:
+        """Shapes and dtypes of the products of ``op``."""
+        return self.op.out_struct
+
+    @property
+    def T(self) -> LinearOperator:
+        """The scaled transpose."""
+        return Scaled(self.op.T, self.factor)
+
+    def linearize(self) -> Matvec:
+        """The scaled product."""
+        return jax.tree_util.Partial(_scale_product, self.factor, self.op.linearize())
+
+
+def _add_products(left: Matvec, right: Matvec, v: PyTree) -> PyTree:
+    return tree.add(left(v), right(v))
+
+
+def _scale_product(factor: jax.Array, product: Matvec, v: PyTree) -> PyTree:
+    return tree.scale(factor, product(v))
+
+
+@jax.jit
+def _product(op: LinearOperator, v: PyTree) -> PyTree:
+    return op.linearize()(v)
+
+
+def highest_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a function so that all matrix products traced in it run at the highest precision."""
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
+def as_callable_tree(name: str, fn: Any) -> Any:
+    """A function as a pytree: models that are pytrees keep their arrays as leaves, others become static.
+
+    Args:
+        name: the argument's name, for the message.
+        fn: a function, a callable object, or a callable pytree.
+
+    Returns:
+        A callable pytree.
+
+    Raises:
+        TypeError: if ``fn`` is not callable, or neither a pytree nor hashable.
+    """
+    if not callable(fn):
+        raise TypeError(f"{name}: expected a function, got {type(fn).__name__}")
+    if not jax.tree_util.all_leaves([fn]):
+        return fn
+    try:
+        hash(fn)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: expected a hashable function or a callable pytree, got {type(fn).__name__}; "
+            "pass its arrays as params or as further arguments"
+        ) from error
+    return jax.tree_util.Partial(fn)

@@ -1,0 +1,69 @@
+"""A user's own product as an operator."""
+
+from typing import Any
+
+import jax
+
+from cljax import tree
+from cljax._checks import check_inexact_tree
+from cljax._typing import Matvec, PyTree
+from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+
+
+@jax.tree_util.register_pytree_node_class
+class FunctionOperator(LinearOperator):
+    """The symmetric linear map ``v -> fn(v, *args)``.
+
+    Arrays that the product needs go into ``args``, where they are leaves of the operator: captured in ``fn`` they
+    would be compiled into the program, once for every value.
+
+    Args:
+        fn: ``fn(v, *args)``, linear and symmetric in ``v``: hashable, or a callable pytree.
+        struct: pytree of floating arrays, or of ``jax.ShapeDtypeStruct``, like the vectors.
+        *args: pytrees of arrays.
+
+    Raises:
+        TypeError: if ``struct`` has a leaf that is not floating, or ``fn`` is not hashable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from cljax import curvature
+        >>> op = curvature.FunctionOperator(lambda v, d: d * v, jnp.zeros(2), jnp.array([1.0, 3.0]))
+        >>> (op @ jnp.ones(2)).tolist()
+        [1.0, 3.0]
+    """
+
+    def __init__(self, fn: Any, struct: PyTree, *args: Any) -> None:
+        check_inexact_tree("struct", struct)
+        self._fn = as_callable_tree("fn", fn)
+        self._struct = tree.struct(struct)
+        self._args = args
+
+    @property
+    def struct(self) -> PyTree:
+        """Shapes and dtypes of the vectors."""
+        return self._struct
+
+    @highest_precision
+    def linearize(self) -> Matvec:
+        """The function with its arguments."""
+        return jax.tree_util.Partial(_call, self._fn, self._args)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
+        """Leaves: the function's and the arguments'; static: shapes and dtypes."""
+        leaves, treedef = jax.tree.flatten(self._struct)
+        return (self._fn, self._args), (tuple((x.shape, x.dtype) for x in leaves), treedef)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: tuple[Any, ...]) -> "FunctionOperator":
+        """Rebuild without checks: the leaves may be placeholders."""
+        shapes, treedef = aux
+        self = object.__new__(cls)
+        self._fn, self._args = children
+        self._struct = treedef.unflatten([jax.ShapeDtypeStruct(*x) for x in shapes])
+        return self
+
+
+@highest_precision
+def _call(fn: Any, args: tuple[Any, ...], v: PyTree) -> PyTree:
+    return fn(v, *args)

@@ -1,0 +1,127 @@
+"""Products with the generalized Gauss-Newton matrix Jᵀ ∇²ℓ J."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._batch import Batch, as_batch, expand_weight
+from cljax._checks import check_inexact_tree
+from cljax._pytree import pytree_dataclass, static
+from cljax._typing import LossFn, Matvec, PyTree
+from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.jacobian import linearize_model
+from cljax.curvature.microbatch import check_microbatch, scan_microbatches
+from cljax.losses.fenchel_young import FenchelYoungLoss
+
+
+@pytree_dataclass
+class GaussNewton(LinearOperator):
+    """Σ (wᵢ/Σw) Jᵢᵀ ∇²ℓᵢ Jᵢ; made by ``gauss_newton``.
+
+    Attributes:
+        apply_fn: callable pytree.
+        loss: callable pytree of the per-example loss.
+        params: pytree of floating arrays.
+        batch: inputs, targets and weights.
+        microbatch_size: None, or how many examples are differentiated at a time.
+    """
+
+    apply_fn: Any
+    loss: Any
+    params: PyTree
+    batch: Batch
+    microbatch_size: int | None = static(default=None)
+
+    @property
+    def struct(self) -> PyTree:
+        """Shapes and dtypes of the parameters."""
+        return tree.struct(self.params)
+
+    @highest_precision
+    def linearize(self) -> Matvec:
+        """The product; the model is linearized once, except for microbatches."""
+        if self.microbatch_size is not None:
+            return jax.tree_util.Partial(_microbatched_product, self)
+        scores, jvp_fn = linearize_model(self.apply_fn, self.params, self.batch.inputs)
+        losses = jax.eval_shape(self.loss, scores, self.batch.targets)
+        weight = expand_weight(self.batch.weight, losses)
+        share = weight / jnp.sum(weight)
+        return jax.tree_util.Partial(_product, self.loss, jvp_fn, scores, self.batch.targets, share)
+
+
+@highest_precision
+def _product(loss: LossFn, jvp_fn: Matvec, scores: jax.Array, targets: Any, share: jax.Array, v: PyTree) -> PyTree:
+    middle = share[..., None] * loss_hessian_product(loss, scores, targets, jvp_fn(v))
+    return jax.linear_transpose(jvp_fn, v)(middle.astype(scores.dtype))[0]
+
+
+@highest_precision
+def _microbatched_product(op: GaussNewton, v: PyTree) -> PyTree:
+    def product_fn(part: Batch) -> PyTree:
+        return GaussNewton(op.apply_fn, op.loss, op.params, part).linearize()(v)
+
+    size = op.microbatch_size or op.batch.num_examples
+    return scan_microbatches(product_fn, op.batch, size, op.params)
+
+
+def loss_hessian_product(loss: LossFn, scores: jax.Array, targets: Any, u: jax.Array) -> jax.Array:
+    """∇²ℓ(scores) u of each example.
+
+    Args:
+        loss: per-example loss; a Fenchel-Young loss gives ∇²Ω*, any other is differentiated twice in the scores.
+        scores: shape (..., K).
+        targets: as the loss takes them.
+        u: shape (..., K), in the dtype of ``scores``.
+
+    Returns:
+        Shape (..., K), in float32 at least.
+    """
+    dtype = tree.work_dtype(scores.dtype)
+    scores, u = scores.astype(dtype), u.astype(dtype)
+    fenchel_young = loss.func if isinstance(loss, jax.tree_util.Partial) else loss
+    if isinstance(fenchel_young, FenchelYoungLoss):
+        return fenchel_young.regularizer.hessian_product(scores, u)
+    return jax.jvp(jax.grad(lambda s: jnp.sum(loss(s, targets))), (scores,), (u,))[1]
+
+
+def gauss_newton(
+    apply_fn: Any, loss: LossFn, params: PyTree, batch: Batch, *, microbatch_size: int | None = None
+) -> GaussNewton:
+    """Generalized Gauss-Newton matrix of the weighted mean loss, as an operator.
+
+    For a Fenchel-Young loss it is Jᵀ ∇²Ω* J, positive semi-definite, and the exact Fisher information where the loss
+    is the log-likelihood of an exponential family (softmax, logistic, least squares).
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, ..., K): hashable, or a callable pytree.
+        loss: per-example ``loss(scores, targets) -> (batch, ...)``, never reduced.
+        params: pytree of floating arrays.
+        batch: a ``cljax.Batch``, or a tuple (inputs, targets).
+        microbatch_size: None, or the number of examples that are differentiated at a time; uneven sizes are exact.
+
+    Returns:
+        A symmetric operator on the space of ``params``, in their dtypes.
+
+    Raises:
+        TypeError: if ``params`` has a leaf that is not floating, ``batch`` is no batch, or a function is not hashable.
+        ValueError: if the batch is empty or its leading axes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import cljax
+        >>> from cljax import curvature, losses
+        >>> batch = cljax.Batch(jnp.array([[1.0, 2.0]]), jnp.array([[0.0]]))
+        >>> loss = losses.fenchel_young(losses.squared())
+        >>> op = curvature.gauss_newton(lambda w, x: x @ w, loss, jnp.zeros((2, 1)), batch)
+        >>> (op @ jnp.ones((2, 1))).tolist()
+        [[3.0], [6.0]]
+
+    References:
+        Schraudolph, Fast curvature matrix-vector products, Neural Computation 14 (2002).
+    """
+    check_inexact_tree("params", params)
+    batch = as_batch(batch)
+    size = check_microbatch(microbatch_size, batch)
+    return GaussNewton(as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss), params, batch, size)

@@ -1,0 +1,132 @@
+"""The tangent kernel J Jᵀ over a batch, and the structure matrices, its diagonal blocks."""
+
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._pytree import pytree_dataclass
+from cljax._typing import Matvec, PyTree
+from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.jacobian import linearize_model
+
+_CHUNK_BYTES = 2**28
+
+
+@pytree_dataclass
+class TangentKernel(LinearOperator):
+    """J Jᵀ on the space of scores; made by ``tangent_kernel``.
+
+    Attributes:
+        apply_fn: callable pytree.
+        params: pytree of floating arrays.
+        inputs: inputs of the model.
+    """
+
+    apply_fn: Any
+    params: PyTree
+    inputs: PyTree
+
+    @property
+    def struct(self) -> PyTree:
+        """Shapes and dtypes of the scores."""
+        return jax.eval_shape(self.apply_fn, self.params, self.inputs)
+
+    @highest_precision
+    def linearize(self) -> Matvec:
+        """Reverse, then forward mode, linearized once."""
+        return jax.tree_util.Partial(
+            _kernel_product, linearize_model(self.apply_fn, self.params, self.inputs)[1], self.params
+        )
+
+
+@highest_precision
+def _kernel_product(jvp_fn: Matvec, params: PyTree, v: PyTree) -> PyTree:
+    return jvp_fn(jax.linear_transpose(jvp_fn, params)(v)[0])
+
+
+def tangent_kernel(apply_fn: Any, params: PyTree, inputs: PyTree) -> TangentKernel:
+    """Tangent kernel J Jᵀ of the whole batch, as an operator on the space of scores.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> scores``: hashable, or a callable pytree.
+        params: pytree of floating arrays.
+        inputs: pytree of arrays with leading axis (batch, ...).
+
+    Returns:
+        A symmetric positive semi-definite operator; its non-zero eigenvalues are those of Jᵀ J.
+
+    Raises:
+        TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from cljax import curvature
+        >>> op = curvature.tangent_kernel(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]]))
+        >>> (op @ jnp.ones((1, 1))).item()
+        5.0
+    """
+    check_inexact_tree("params", params)
+    return TangentKernel(as_callable_tree("apply_fn", apply_fn), params, inputs)
+
+
+def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_size: int | None = None) -> jax.Array:
+    """Structure matrix A_x = J_x J_xᵀ of each example, J_x the Jacobian of its scores in the parameters.
+
+    Each example passes through the model as a batch of one, so the model must not couple examples (no batch norm).
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
+        params: pytree of floating arrays.
+        inputs: pytree of arrays with leading axis (batch, ...).
+        chunk_size: examples whose Jacobians are held at a time, K × parameters numbers each; None for as many as fit
+            in 256 MiB.
+
+    Returns:
+        Shape (batch, K, K), symmetric positive semi-definite, in float32 at least.
+
+    Raises:
+        TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
+        ValueError: if the scores are not of shape (batch, K), or ``chunk_size`` is below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from cljax import curvature
+        >>> curvature.structure_matrix(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]])).tolist()
+        [[[5.0]]]
+
+    References:
+        arXiv:2608.09523, section 9.3.2.
+    """
+    check_inexact_tree("params", params)
+    apply_tree = as_callable_tree("apply_fn", apply_fn)
+    scores = jax.eval_shape(apply_tree, params, inputs)
+    if len(scores.shape) != 2:
+        raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
+    if not scores.shape[0]:
+        raise ValueError("inputs: expected at least one example, got a batch of size 0")
+    if chunk_size is None:
+        per_example = scores.shape[1] * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+        chunk_size = max(1, _CHUNK_BYTES // per_example)
+    chunk_size = min(check_positive_int("chunk_size", chunk_size), scores.shape[0])
+    return _structure_matrices(apply_tree, params, inputs, chunk_size)
+
+
+@partial(jax.jit, static_argnames="chunk_size")
+@highest_precision
+def _structure_matrices(apply_fn: Any, params: PyTree, inputs: PyTree, chunk_size: int) -> jax.Array:
+    def one(example: PyTree) -> jax.Array:
+        rows = jax.jacrev(lambda p: apply_fn(p, jax.tree.map(lambda x: x[None], example))[0])(params)
+
+        def block(row: jax.Array) -> jax.Array:
+            flat = row.reshape(row.shape[0], -1).astype(tree.work_dtype(row.dtype))
+            return jnp.matmul(flat, flat.T)
+
+        return reduce(jnp.add, jax.tree.leaves(jax.tree.map(block, rows)))
+
+    if chunk_size >= jax.tree.leaves(inputs)[0].shape[0]:
+        return jax.vmap(one)(inputs)
+    return jax.lax.map(one, inputs, batch_size=chunk_size)

@@ -1,0 +1,169 @@
+"""Vector space on pytrees: inner products, random vectors, and Krylov bases that keep the structure of the vector.
+
+A basis of m vectors is a pytree of the vector's structure with leaves (m, size), or (m, *shape) where flattening would
+lose the sharding of a leaf; the helpers tell the layouts apart by the shapes. Everything accumulates in float32 at
+least, at the highest matrix-product precision.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from cljax._checks import check_key
+from cljax._typing import PyTree, Scalar
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def work_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype to accumulate in: float32 for half precision, else ``dtype`` itself."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def struct(tree: PyTree) -> PyTree:
+    """Shapes and dtypes of a pytree of arrays, as ``jax.ShapeDtypeStruct`` leaves."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def size(tree: PyTree) -> int:
+    """Number of entries of all leaves together."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """``tree`` in the dtypes of ``like``, leaf by leaf."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def to_work(tree: PyTree) -> PyTree:
+    """``tree`` in the dtypes to accumulate in, see ``work_dtype``."""
+    return jax.tree.map(lambda x: x.astype(work_dtype(x.dtype)), tree)
+
+
+def vdot(a: PyTree, b: PyTree) -> Scalar:
+    """Inner product Σ aᵢ bᵢ over all leaves, accumulated in float32 at least: a scalar."""
+    terms = jax.tree.map(lambda x, y: jnp.sum(x.astype(work_dtype(x.dtype)) * y.astype(work_dtype(y.dtype))), a, b)
+    return sum(jax.tree.leaves(terms), start=jnp.zeros((), jnp.float32))
+
+
+def norm(a: PyTree) -> Scalar:
+    """Euclidean norm over all leaves: a scalar."""
+    return jnp.sqrt(vdot(a, a))
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """``a + b``, leaf by leaf."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def sub(a: PyTree, b: PyTree) -> PyTree:
+    """``a − b``, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(alpha: jax.Array | float, a: PyTree) -> PyTree:
+    """``alpha · a`` in the dtypes of ``a``."""
+    return jax.tree.map(lambda x: (alpha * x).astype(x.dtype), a)
+
+
+def axpy(alpha: jax.Array | float, x: PyTree, y: PyTree) -> PyTree:
+    """``alpha · x + y`` in the dtypes of ``y``."""
+    return jax.tree.map(lambda a, b: (alpha * a + b).astype(b.dtype), x, y)
+
+
+def zeros_like(tree: PyTree) -> PyTree:
+    """Zeros of the shapes and dtypes of ``tree``."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+
+def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> PyTree:
+    """Independent random entries of mean 0 and variance 1 in the shapes and dtypes of ``tree``.
+
+    Args:
+        key: typed PRNG key.
+        tree: pytree of arrays or ``jax.ShapeDtypeStruct``.
+        distribution: "normal" or "rademacher" (±1 with equal probability).
+
+    Returns:
+        A pytree like ``tree``; the same for the same key, however the arrays are sharded.
+
+    Raises:
+        TypeError: if ``key`` is no typed PRNG key.
+        ValueError: if the distribution is not known.
+    """
+    check_key("key", key)
+    samplers = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
+    if distribution not in samplers:
+        raise ValueError(f"distribution: expected one of {sorted(samplers)}, got {distribution!r}")
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    sample = samplers[distribution]
+    samples = [sample(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
+    return jax.tree.unflatten(treedef, samples)
+
+
+def is_replicated(tree: PyTree) -> bool:
+    """Whether every concrete leaf is whole on each device; traced and NumPy leaves count as whole."""
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(tree) if _is_concrete(leaf)]
+    return all(sharding.is_fully_replicated for sharding in shardings)
+
+
+def _is_concrete(leaf: object) -> bool:
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+
+
+def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True) -> PyTree:
+    """A basis of zero vectors.
+
+    Args:
+        vector: pytree of arrays or ``jax.ShapeDtypeStruct``.
+        num_vectors: m.
+        flatten: leaves (m, size) rather than (m, *shape).
+
+    Returns:
+        The structure of ``vector`` with a leading axis of length m, in the dtypes of ``vector``.
+    """
+    return jax.tree.map(
+        lambda x: jnp.zeros((num_vectors, *((math.prod(x.shape),) if flatten else x.shape)), x.dtype), vector
+    )
+
+
+def basis_set(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
+    """The basis with ``vector`` in place ``index``."""
+    return jax.tree.map(lambda q, v: q.at[index].set(v.reshape(q.shape[1:]).astype(q.dtype)), basis, vector)
+
+
+def basis_get(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
+    """The vector in place ``index``, in the shapes of ``vector``."""
+    return jax.tree.map(lambda q, v: q[index].reshape(v.shape), basis, vector)
+
+
+def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:
+    """Inner products of the m basis vectors with ``vector``: shape (m,)."""
+
+    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
+        axes = tuple(range(1, q.ndim))
+        return jnp.tensordot(q, v.reshape(q.shape[1:]), (axes, tuple(a - 1 for a in axes)), precision=_HIGHEST)
+
+    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, basis, vector)))
+
+
+def basis_combine(basis: PyTree, coefficients: jax.Array, vector: PyTree) -> PyTree:
+    """Σⱼ coefficientsⱼ qⱼ.
+
+    Args:
+        basis: m vectors.
+        coefficients: shape (m,), or (k, m) for k combinations.
+        vector: a pytree with the shapes that the result shall have.
+
+    Returns:
+        One vector like ``vector``, or for (k, m) its structure with leaves (k, *shape).
+    """
+
+    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
+        combined = jnp.tensordot(coefficients.astype(q.dtype), q, 1, precision=_HIGHEST)
+        return combined.reshape(*coefficients.shape[:-1], *v.shape)
+
+    return jax.tree.map(leaf, basis, vector)
