@@ -1,0 +1,114 @@
+"""Lanczos tridiagonalization with full reorthogonalization."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._checks import check_key, check_positive_int, check_same_struct
+from cljax._pytree import pytree_dataclass
+from cljax._typing import PyTree
+from cljax.curvature.base import LinearOperator
+from cljax.spectral.driver import choose_driver, run_lanczos
+from cljax.spectral.krylov import KrylovState, orthogonality
+from cljax.spectral.probes import start_vector
+
+
+@pytree_dataclass
+class LanczosResult:
+    """A Q = Q T + β_m q_{m+1} e_mᵀ after m steps, T tridiagonal.
+
+    Attributes:
+        alphas: (m,), diagonal of T.
+        betas: (m,), off-diagonal of T; the last one is the norm of what is left.
+        basis: Q, a pytree with leaves (m, *shape), in float32 at least.
+        num_products: int32 scalar, m.
+        num_restarts: int32 scalar, how often the Krylov space was exhausted and a random vector went on; each leaves
+            a β of 0.
+        orthogonality: scalar, greatest entry of |Qᵀ Q − I|.
+    """
+
+    alphas: jax.Array
+    betas: jax.Array
+    basis: PyTree
+    num_products: jax.Array
+    num_restarts: jax.Array
+    orthogonality: jax.Array
+
+
+def lanczos(
+    op: LinearOperator, key_or_vector: jax.Array | PyTree, num_steps: int, *, driver: str = "auto"
+) -> LanczosResult:
+    """Tridiagonalize a symmetric operator on a Krylov space; every vector orthogonalized twice against all others.
+
+    Args:
+        op: symmetric operator on n-dimensional vectors.
+        key_or_vector: a typed PRNG key for a random start, or a start vector of ``op.struct`` that is not zero.
+        num_steps: static, 1 to n; memory num_steps + 1 vectors.
+        driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
+            "auto".
+
+    Returns:
+        The tridiagonal matrix, the basis and how orthogonal it is. NaN in the operator gives NaN.
+
+    Raises:
+        ValueError: if ``num_steps`` is below 1 or above n, or the driver cannot run here.
+        TypeError: if dtypes do not match.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from cljax import curvature, spectral
+        >>> op = curvature.FunctionOperator(lambda v, d: d * v, jnp.zeros(2), jnp.array([1.0, 3.0]))
+        >>> result = spectral.lanczos(op, jnp.ones(2), 2)
+        >>> result.alphas.round(3).tolist(), result.betas.round(3).tolist()
+        ([2.0, 2.0], [1.0, 0.0])
+
+    References:
+        Golub and Van Loan, Matrix Computations, 4th edition, algorithm 10.1.1; reorthogonalized as in Parlett, The
+        Symmetric Eigenvalue Problem, section 6.9 ("twice is enough").
+    """
+    num_steps = check_num_steps("num_steps", num_steps, tree.size(op.struct))
+    is_key = isinstance(key_or_vector, jax.Array) and jnp.issubdtype(key_or_vector.dtype, jax.dtypes.prng_key)
+    if is_key:
+        check_key("key_or_vector", key_or_vector)
+        key, start_key = jax.random.split(key_or_vector)
+        vector = start_vector(start_key, op.struct)
+    else:
+        check_same_struct("key_or_vector", key_or_vector, op.struct)
+        key, vector = jax.random.key(0), key_or_vector
+    state = run_lanczos(choose_driver(driver, op, key_or_vector), op, vector, key, num_steps)
+    return _result(state, num_steps)
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _result(state: KrylovState, num_steps: int) -> LanczosResult:
+    basis = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
+    return LanczosResult(
+        state.alphas[:num_steps],
+        state.betas[:num_steps],
+        basis,
+        state.step,
+        state.restarts,
+        orthogonality(basis),
+    )
+
+
+def check_num_steps(name: str, num_steps: int, dimension: int) -> int:
+    """Check a number of Krylov steps or pairs against the dimension of the operator.
+
+    Args:
+        name: the argument's name, for the message.
+        num_steps: what the caller gave.
+        dimension: n.
+
+    Returns:
+        The number as an int.
+
+    Raises:
+        ValueError: if it is below 1 or above n.
+    """
+    num_steps = check_positive_int(name, num_steps)
+    if num_steps > dimension:
+        raise ValueError(f"{name}: expected at most the dimension of the operator, {dimension}, got {num_steps}")
+    return num_steps
