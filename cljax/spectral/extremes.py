@@ -77,7 +77,8 @@ def extreme_eigenpairs(
         >>> import jax, jax.numpy as jnp
         >>> from cljax import curvature, spectral
         >>> op = curvature.FunctionOperator(lambda v, d: d * v, jnp.zeros(3), jnp.array([1.0, -3.0, 2.0]))
-        >>> spectral.extreme_eigenpairs(op, jax.random.key(0), num_top=1, num_bottom=1).values.round(3).tolist()
+        >>> pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), num_top=1, num_bottom=1)
+        >>> [round(value, 3) for value in pairs.values.tolist()]
         [-3.0, 2.0]
 
     References:

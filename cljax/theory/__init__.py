@@ -1,0 +1,6 @@
+"""Quantities of conjugate learning theory along training."""
+
+from cljax.theory.gradient_energy import gradient_energy
+from cljax.theory.structure import StructureExtremes, structure_extremes
+
+__all__ = ["StructureExtremes", "gradient_energy", "structure_extremes"]

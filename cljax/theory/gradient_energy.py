@@ -1,0 +1,75 @@
+"""Gradient energy: the mean squared norm of per-example gradients."""
+
+from functools import partial
+from typing import Any
+
+import jax
+
+from cljax import tree
+from cljax._batch import Batch, as_batch, weighted_mean
+from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._typing import ApplyFn, LossFn, PyTree
+from cljax.curvature.base import as_callable_tree, highest_precision
+
+_CHUNK_BYTES = 2**28
+
+
+def gradient_energy(
+    apply_fn: ApplyFn, loss: LossFn, params: PyTree, batch: Batch, *, chunk_size: int | None = None
+) -> jax.Array:
+    """Σ wᵢ |∇ℓᵢ|² / Σ wᵢ: norms of per-example gradients, not the norm of the batch's gradient.
+
+    Each example passes through the model as a batch of one, so the model must not couple examples (no batch norm).
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
+        loss: per-example ``loss(scores, targets) -> (batch,)``.
+        params: pytree of floating arrays.
+        batch: a ``cljax.Batch``, or a tuple (inputs, targets).
+        chunk_size: examples whose gradients are held at a time; None for as many as fit in 256 MiB.
+
+    Returns:
+        A scalar in squared units of the gradient, in float32 at least; NaN where all weights are 0.
+
+    Raises:
+        TypeError: if ``params`` has a leaf that is not floating, or a function is not hashable.
+        ValueError: if the batch is empty, the loss is not of shape (batch,), or ``chunk_size`` is below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import cljax
+        >>> from cljax import losses, theory
+        >>> batch = cljax.Batch(jnp.array([[1.0], [2.0]]), jnp.array([[1.0], [0.0]]))
+        >>> loss = losses.fenchel_young(losses.squared())
+        >>> theory.gradient_energy(lambda w, x: x @ w, loss, jnp.ones((1, 1)), batch).item()
+        8.0
+
+    References:
+        arXiv:2608.09523, definition 4.2 (up to its factor 1/(2L)); arXiv:2602.16177 names the quantity.
+    """
+    check_inexact_tree("params", params)
+    batch = as_batch(batch)
+    if chunk_size is None:
+        chunk_size = max(1, _CHUNK_BYTES // sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)))
+    chunk_size = min(check_positive_int("chunk_size", chunk_size), batch.num_examples)
+    return _energy(as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss), params, batch, chunk_size)
+
+
+@partial(jax.jit, static_argnames="chunk_size")
+@highest_precision
+def _energy(apply_fn: Any, loss: Any, params: PyTree, batch: Batch, chunk_size: int) -> jax.Array:
+    losses = jax.eval_shape(lambda p: loss(apply_fn(p, batch.inputs), batch.targets), params)
+    if losses.shape != (batch.num_examples,):
+        raise ValueError(f"loss: expected one loss an example, shape ({batch.num_examples},), got {losses.shape}")
+
+    def squared_norm(example: tuple[PyTree, PyTree]) -> jax.Array:
+        inputs, targets = jax.tree.map(lambda x: x[None], example)
+        gradient = jax.grad(lambda p: loss(apply_fn(p, inputs), targets)[0])(params)
+        return tree.vdot(gradient, gradient)
+
+    examples = (batch.inputs, batch.targets)
+    if chunk_size >= batch.num_examples:
+        norms = jax.vmap(squared_norm)(examples)
+    else:
+        norms = jax.lax.map(squared_norm, examples, batch_size=chunk_size)
+    return weighted_mean(norms, batch.weight)
