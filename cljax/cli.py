@@ -1,0 +1,177 @@
+"""The command line: cljax track, cljax spectrum, cljax resume."""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from cljax.training.config import RunConfig
+from cljax.training.loop import CHECKPOINTS, CONFIG, EVENTS, METRICS, DivergenceError, RunResult, fit, resume
+from cljax.training.spectrum import checkpoint_spectrum
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """Train a network and track the curvature of its loss.
+
+    Leaves a run directory: config.json, metrics.jsonl (one row a measurement), checkpoints, TensorBoard events, and
+    plots of loss, eigenvalues, structure matrices and spectral density.
+
+    Example:
+
+        cljax track
+
+        cljax track --dataset mnist --data-dir data --model lenet --num-steps 500 --run-dir runs/lenet
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
+    overwrite: bool = False
+    """Replace the run directory where it exists."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def run(self, console: Console) -> None:
+        """Train, then measure the spectral density, then plot."""
+        _report(fit(self.config, overwrite=self.overwrite, progress=not self.quiet), console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Continue a stopped run from its newest readable checkpoint.
+
+    Gives the rows that the run would have had if it had never stopped.
+
+    Example:
+
+        cljax resume runs/digits-mlp
+    """
+
+    run_dir: tyro.conf.Positional[pathlib.Path]
+    """Folder of the run."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def run(self, console: Console) -> None:
+        """Train on, then measure the spectral density, then plot."""
+        _report(resume(self.run_dir, progress=not self.quiet), console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Spectral density of Hessian and Gauss-Newton matrix at a checkpoint, as PNG and JSON.
+
+    Example:
+
+        cljax spectrum runs/digits-mlp --num-probes 8 --num-steps 64
+    """
+
+    run_dir: tyro.conf.Positional[pathlib.Path]
+    """Folder of the run."""
+    step: int | None = None
+    """Step of the checkpoint; the newest readable one where it is not given."""
+    num_probes: int | None = None
+    """Random probes; as the run was configured where it is not given."""
+    num_steps: int | None = None
+    """Lanczos steps for each probe; as the run was configured where it is not given."""
+
+    def run(self, console: Console) -> None:
+        """Measure and plot."""
+        for path in _spectrum(self.run_dir, console, self.step, self.num_probes, self.num_steps):
+            console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _report(result: RunResult, console: Console) -> None:
+    from cljax.plots import plot_run
+
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    directory = result.run_dir
+    config = RunConfig.load(directory / CONFIG)
+    title = f"{config.dataset}, {config.model}"
+    plots = plot_run(result.rows, directory, title, config.momentum)
+    if config.density_probes:
+        plots += _spectrum(directory, console)
+    row = result.rows[-1]
+    table = Table(title=f"{title} after {row['step']} steps")
+    for heading in ("train loss", "test loss", "test accuracy", "λmax(H)", "λmin(H)", "λmax(GGN)", "gradient energy"):
+        table.add_column(heading, justify="right")
+    top, bottom = (row[f"hessian_{end}"][:1] for end in ("top", "bottom"))
+    table.add_row(
+        f"{row['train_loss']:.4g}",
+        f"{row['test_loss']:.4g}",
+        f"{row['test_accuracy']:.1%}",
+        *(f"{values[0]:.4g}" if values else "-" for values in (top, bottom)),
+        f"{row['gauss_newton_top']:.4g}",
+        f"{row['gradient_energy']:.4g}",
+    )
+    console.print(table)
+    for path in [directory / name for name in (CONFIG, METRICS, CHECKPOINTS, EVENTS)] + plots:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _spectrum(
+    run_dir: pathlib.Path,
+    console: Console,
+    step: int | None = None,
+    num_probes: int | None = None,
+    num_steps: int | None = None,
+) -> list[pathlib.Path]:
+    from cljax.plots import plot_spectrum
+
+    config = RunConfig.load(run_dir / CONFIG)
+    with console.status("spectral density"):
+        found = checkpoint_spectrum(run_dir, step=step, num_probes=num_probes, num_steps=num_steps)
+    for note in found.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    title = f"{config.dataset}, {config.model}"
+    return [found.path, plot_spectrum(found, run_dir / f"spectrum-{found.step}.png", title)]
+
+
+Command = (
+    Annotated[Track, tyro.conf.subcommand("track")]
+    | Annotated[Resume, tyro.conf.subcommand("resume")]
+    | Annotated[Spectrum, tyro.conf.subcommand("spectrum")]
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; errors that a user can mend are one line on standard error.
+
+    Args:
+        argv: arguments, those of the process where None.
+
+    Returns:
+        Exit code: 0, 1 for a run that diverged, 2 for wrong input, 130 where interrupted.
+
+    Raises:
+        JaxRuntimeError: if the runtime fails for another reason than memory.
+    """
+    command: Track | Resume | Spectrum = tyro.cli(
+        Command,
+        prog="cljax",
+        description="Curvature of deep-network training. Start with: cljax track",
+        args=argv,
+    )
+    try:
+        command.run(Console())
+    except DivergenceError as error:
+        return _fail(error, 1)
+    except (ValueError, TypeError, OSError) as error:
+        return _fail(error, 2)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _fail("out of memory: expected less; try --microbatch-size, or fewer --max-products", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; rows and checkpoints are kept: cljax resume RUN_DIR goes on", 130)
+    return 0
+
+
+def _fail(error: Exception | str, code: int) -> int:
+    print(f"cljax: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,174 @@
+"""Plots of a run, as PNG files."""
+
+import pathlib
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cljax.spectral.density import SpectralDensity
+from cljax.training.spectrum import CheckpointSpectrum
+
+_STYLE: Any = {
+    "font.size": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#1f6fb4", "#e07b1a", "#2e8b57", "#b3282d", "#666666"
+
+
+def plot_run(rows: list[dict[str, Any]], directory: pathlib.Path, title: str, momentum: float) -> list[pathlib.Path]:
+    """Loss, eigenvalues and structure extremes against the step.
+
+    Args:
+        rows: measurements, at least one.
+        directory: where to write loss.png, eigenvalues.png and structure.png.
+        title: what was trained, for the head of each.
+        momentum: of SGD, for its stability threshold (2 + 2β)/lr.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one measurement, got none")
+    with matplotlib.rc_context(_STYLE):
+        return [
+            _save(_loss_figure(rows, title), directory / "loss.png"),
+            _save(_eigenvalue_figure(rows, title, momentum), directory / "eigenvalues.png"),
+            _save(_structure_figure(rows, title), directory / "structure.png"),
+        ]
+
+
+def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, title: str) -> pathlib.Path:
+    """Spectral densities of Hessian and Gauss-Newton matrix, one above the other.
+
+    Args:
+        found: the densities.
+        path: the file to write.
+        title: what was trained.
+
+    Returns:
+        ``path``.
+    """
+    names = {"hessian": ("Hessian", _BLUE), "gauss_newton": ("Gauss-Newton", _ORANGE)}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+        axes = figure.subplots(2, 1, sharex=True, sharey=True)
+        for ax, (name, (label, color)) in zip(axes, names.items(), strict=True):
+            extremes = np.asarray(found.extremes[name].values)
+            _draw_density(ax, found.densities[name], label, color)
+            for index, value in enumerate(extremes):
+                ax.axvline(value, color=_GREY, ls=":", lw=1.2, label=None if index else "extreme eigenvalues")
+            ax.set_ylabel("density  [1 / eigenvalue]")
+            ax.legend(loc="upper right")
+        axes[0].set_title(f"{title}: spectral density at step {found.step}", loc="left")
+        axes[1].set_xlabel("eigenvalue  [loss / parameter²]")
+        return _save(figure, path)
+
+
+def _draw_density(ax: Axes, density: SpectralDensity, label: str, color: str) -> None:
+    nodes = np.asarray(density.nodes)
+    low, high = nodes.min(), nodes.max()
+    width = max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-30)
+    sigma = 0.01 * width
+    grid = np.linspace(low - 5 * sigma, high + 5 * sigma, 1000)
+    mean, error = (np.asarray(x) for x in density.density(grid, sigma))
+    # one eigenvalue alone is a peak of height 1 / (n sigma sqrt(2 pi)); what is far below it is the Gaussian's tail
+    floor = 0.01 / (density.dimension * sigma * np.sqrt(2 * np.pi))
+    ax.fill_between(grid, np.maximum(mean - error, floor), np.maximum(mean + error, floor), color=color, alpha=0.25)
+    ax.plot(grid, np.maximum(mean, floor), color=color, label=f"{label} ± standard error, σ = {sigma:.2g}")
+    ax.set_yscale("log")
+
+
+def _loss_figure(rows: list[dict[str, Any]], title: str) -> Figure:
+    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    steps = _column(rows, "step")
+    for name, color in (("train", _BLUE), ("test", _ORANGE)):
+        top.plot(steps, _column(rows, f"{name}_loss"), color=color, label=name)
+        bottom.plot(steps, 100 * _column(rows, f"{name}_accuracy"), color=color, label=name)
+    top.set_yscale("log")
+    top.set_ylabel("mean loss  [nats]")
+    top.set_title(f"{title}: loss and accuracy", loc="left")
+    bottom.set_ylabel("accuracy  [%]")
+    bottom.set_xlabel("step")
+    top.legend()
+    bottom.legend()
+    return figure
+
+
+def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) -> Figure:
+    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    steps = _column(rows, "step")
+    for end, ax, color in (("top", top, _BLUE), ("bottom", bottom, _RED)):
+        num = len(rows[0][f"hessian_{end}"])
+        for index in range(num):
+            values = np.array([row[f"hessian_{end}"][index] for row in rows])
+            label = f"Hessian, {'greatest' if end == 'top' else 'least'} {num if num > 1 else ''}".rstrip()
+            ax.plot(steps, values, color=color, alpha=1 - 0.6 * index / num, label=None if index else label)
+            failed = np.array([not row[f"hessian_{end}_converged"][index] for row in rows])
+            ax.plot(steps[failed], values[failed], "x", color=color, label="_not converged")
+    if "gauss_newton_top" in rows[0]:
+        top.plot(steps, _column(rows, "gauss_newton_top"), color=_ORANGE, ls="-.", label="Gauss-Newton, greatest")
+    limits = top.get_ylim()
+    thresholds = [("2/lr", 2.0, "--")] + ([("(2+2β)/lr", 2 + 2 * momentum, ":")] if momentum else [])
+    rates = _column(rows, "learning_rate")
+    for label, factor, style in thresholds:
+        bound = np.divide(factor, rates, out=np.full_like(rates, np.nan), where=rates > 0)
+        top.plot(steps, bound, color=_GREY, ls=style, label=label)
+    lowest = np.nanmin([2.0 / rate for rate in rates if rate > 0] or [np.nan])
+    if np.isfinite(lowest):
+        top.set_ylim(min(limits[0], 0), max(limits[1], 1.5 * lowest))
+    top.set_ylabel("eigenvalue  [loss / parameter²]")
+    top.set_title(f"{title}: extreme eigenvalues", loc="left")
+    bottom.axhline(0, color=_GREY, lw=0.8)
+    bottom.set_ylabel("eigenvalue")
+    bottom.set_xlabel("step  (× : residual above tolerance)")
+    top.legend(ncols=2)
+    if rows[0]["hessian_bottom"]:
+        bottom.legend()
+    return figure
+
+
+def _structure_figure(rows: list[dict[str, Any]], title: str) -> Figure:
+    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    steps = _column(rows, "step")
+    if "structure_min" in rows[0]:
+        least, greatest = _column(rows, "structure_min"), _column(rows, "structure_max")
+        top.fill_between(steps, least, greatest, color=_GREEN, alpha=0.12, lw=0)
+        top.plot(steps, greatest, color=_GREEN, label="λmax over the batch")
+        top.plot(steps, least, color=_BLUE, label="λmin over the batch")
+        top.set_yscale("log")
+        top.legend()
+    top.set_ylabel("eigenvalue of J Jᵀ  [score² / parameter²]")
+    top.set_title(f"{title}: structure matrices and gradient energy", loc="left")
+    bottom.plot(steps, _column(rows, "gradient_energy"), color=_RED, label="gradient energy, mean |∇ℓ|²")
+    bottom.plot(steps, _column(rows, "gradient_norm") ** 2, color=_GREY, ls="--", label="|mean ∇ℓ|²")
+    bottom.set_yscale("log")
+    bottom.set_ylabel("[loss² / parameter²]")
+    bottom.set_xlabel("step")
+    bottom.legend()
+    return figure
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], float)
+
+
+def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    partial = path.with_name(path.name + ".partial")
+    FigureCanvasAgg(figure).print_png(partial)
+    partial.replace(path)
+    return path

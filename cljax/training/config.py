@@ -1,0 +1,155 @@
+"""Everything that decides a run: one frozen dataclass, saved as config.json, and the source of the command's flags."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, Literal
+
+LOSSES = ("shannon", "squared", "bernoulli")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A tracked training run.
+
+    Attributes:
+        dataset: digits (in the package), mnist, fashion_mnist, cifar10 or cifar100.
+        data_dir: folder of the data files; the environment variable CLJAX_DATA where it is not given.
+        num_train: use so many training images, chosen at random once; all where it is not given.
+        num_test: the same for test images.
+        model: mlp, lenet, resnet18 or vit.
+        model_option: options of the model as NAME=VALUE, for example width=16 activation=relu.
+        loss: regularizer of the Fenchel-Young loss.
+        num_steps: optimizer steps.
+        batch_size: examples a step.
+        learning_rate: peak step size of SGD.
+        schedule: cosine falls to 0 over the run; constant stays.
+        warmup_steps: steps of linear warm-up before it.
+        momentum: of SGD, 0 for none.
+        weight_decay: added to the gradient, times the parameters; not part of the loss whose curvature is tracked.
+        seed: of everything random.
+        measure_every: steps from one measurement to the next; step 0 and the last step are always measured.
+        measure_examples: training examples on which curvature is measured, the same ones all along.
+        structure_examples: how many of those have their structure matrices measured.
+        eval_examples: most examples for training and for test loss and accuracy.
+        num_top: greatest Hessian eigenvalues tracked.
+        num_bottom: least Hessian eigenvalues tracked.
+        tol: relative residual at which an eigenvalue counts as converged.
+        max_products: most Hessian products in a measurement.
+        microbatch_size: examples differentiated at a time in a product; all of measure_examples where not given.
+        checkpoint_every: steps from one checkpoint to the next; the last step always has one.
+        keep_checkpoints: how many checkpoints are kept.
+        density_probes: random probes of the spectral density at the last checkpoint; 0 for no density.
+        density_steps: Lanczos steps for each probe.
+        num_devices: devices to share each batch; all where it is not given.
+        run_dir: folder to write; runs/DATASET-MODEL where it is not given.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    num_train: int | None = None
+    num_test: int | None = None
+    model: str = "mlp"
+    model_option: tuple[str, ...] = ()
+    loss: Literal["shannon", "squared", "bernoulli"] = "shannon"
+    num_steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+    measure_every: int = 25
+    measure_examples: int = 512
+    structure_examples: int = 64
+    eval_examples: int = 2000
+    num_top: int = 3
+    num_bottom: int = 1
+    tol: float = 1e-3
+    max_products: int = 100
+    microbatch_size: int | None = None
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 3
+    density_probes: int = 4
+    density_steps: int = 48
+    num_devices: int | None = None
+    run_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges, so that a wrong flag fails before anything is compiled or written.
+
+        Raises:
+            ValueError: if a value is out of range.
+        """
+        zero = ("seed", "warmup_steps", "num_bottom", "num_top", "density_probes")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name in zero else 1
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{field.name}: expected an integer of at least {least}, got {value}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: expected a number of at least 0, got {self.weight_decay}")
+        if not 0 < self.tol < 1:
+            raise ValueError(f"tol: expected a number in (0, 1), got {self.tol}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss: expected one of {list(LOSSES)}, got {self.loss!r}")
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps: expected fewer than num_steps {self.num_steps}, got {self.warmup_steps}")
+        if not self.num_top + self.num_bottom:
+            raise ValueError("num_top + num_bottom: expected at least 1 eigenvalue to track, got 0")
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The run directory."""
+        return pathlib.Path(self.run_dir or f"runs/{self.dataset}-{self.model}")
+
+    def save(self, path: pathlib.Path) -> None:
+        """Write as JSON, atomically.
+
+        Args:
+            path: file to write.
+        """
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "RunConfig":
+        """Read what ``save`` wrote.
+
+        Args:
+            path: file to read.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: if the file is missing, is no JSON object, or has unknown fields.
+        """
+        try:
+            saved: dict[str, Any] = json.loads(path.read_text())
+            fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+            return cls(**fields)
+        except FileNotFoundError as error:
+            raise ValueError(f"run_dir: expected a run with config.json in it, got {path.parent}") from error
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: expected the configuration of a run, got {error}") from error
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file so that it is either the old or the new one, whole.
+
+    Args:
+        path: file to write.
+        text: its contents.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,6 @@
+"""Image data sets in memory: digits (in the package), MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 (from files)."""
+
+from cljax.training.datasets.dataset import DataError, Dataset
+from cljax.training.datasets.load import DATASETS, load_dataset
+
+__all__ = ["DATASETS", "DataError", "Dataset", "load_dataset"]

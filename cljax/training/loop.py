@@ -1,0 +1,222 @@
+"""The training loop: all input and output of a run, around pure steps and measurements."""
+
+import dataclasses
+import math
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import jax
+
+from cljax.training.checkpoint import Checkpoints
+from cljax.training.config import RunConfig
+from cljax.training.evaluation import evaluate
+from cljax.training.metrics import EventLog, MetricsLog, record_fields
+from cljax.training.progress import RunProgress
+from cljax.training.run import Run, RunState, make_run
+from cljax.training.step import TrainState
+
+CONFIG, METRICS, CHECKPOINTS, EVENTS = "config.json", "metrics.jsonl", "checkpoints", "tensorboard"
+_LOOK_EVERY = 10
+
+
+class DivergenceError(ArithmeticError):
+    """Loss or gradient stopped being finite; rows and checkpoints up to there are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A finished or stopped run.
+
+    Attributes:
+        run_dir: its folder.
+        rows: all measurements, oldest first.
+        finished: False where ``stop_after`` ended it.
+        notes: what a person should know: how the data differ from the official set, checkpoints that were skipped.
+    """
+
+    run_dir: pathlib.Path
+    rows: list[dict[str, Any]]
+    finished: bool
+    notes: tuple[str, ...] = ()
+
+
+def fit(
+    config: RunConfig, *, overwrite: bool = False, progress: bool = True, stop_after: int | None = None
+) -> RunResult:
+    """Train and track, from the first step, into a new run directory.
+
+    Args:
+        config: the run.
+        overwrite: replace a run directory that exists.
+        progress: show a progress bar.
+        stop_after: stop before this step, as if killed there; ``resume`` goes on.
+
+    Returns:
+        The rows, also in metrics.jsonl.
+
+    Raises:
+        ValueError: if the configuration names what does not exist, or the directory exists.
+        DivergenceError: if loss or gradient is not finite.
+
+    Example:
+        >>> import tempfile
+        >>> from cljax import training
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     config = training.RunConfig(num_steps=2, measure_every=2, run_dir=folder + "/run", num_devices=1)
+        ...     [row["step"] for row in training.fit(config, progress=False).rows]
+        [0, 2]
+    """
+    directory = config.directory
+    _check_free(directory, overwrite)
+    run, state = make_run(config)
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    config.save(directory / CONFIG)
+    return _continue(run, state, directory, [], run.dataset.notes, progress, stop_after)
+
+
+def resume(run_dir: str | pathlib.Path, *, progress: bool = True, stop_after: int | None = None) -> RunResult:
+    """Go on with a stopped run from its newest readable checkpoint, as if it had never stopped.
+
+    Rows after that checkpoint are measured again; on one device they come out the same, bit for bit, but for the
+    seconds.
+
+    Args:
+        run_dir: folder of the run.
+        progress: show a progress bar.
+        stop_after: stop before this step.
+
+    Returns:
+        All rows; ``notes`` names checkpoints that could not be read.
+
+    Raises:
+        ValueError: if the folder holds no run, or no checkpoint can be read.
+        DivergenceError: if loss or gradient is not finite.
+    """
+    directory = pathlib.Path(run_dir)
+    config = RunConfig.load(directory / CONFIG)
+    run, state = make_run(config)
+    restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
+    rows = MetricsLog(directory / METRICS).truncate(restored.num_rows)
+    notes = (*run.dataset.notes, *restored.skipped)
+    return _continue(run, restored.state, directory, rows, notes, progress, stop_after)
+
+
+def _check_free(directory: pathlib.Path, overwrite: bool) -> None:
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / CONFIG).is_file():
+        raise ValueError(f"run_dir: expected a new folder, got {directory}, which exists and is no run; name another")
+    if not overwrite:
+        raise ValueError(
+            f"run_dir: expected a new folder, got {directory}, which exists; replace it with --overwrite, "
+            f"go on with it by `cljax resume {directory}`, or name another with --run-dir"
+        )
+
+
+def _continue(
+    run: Run,
+    state: RunState,
+    directory: pathlib.Path,
+    rows: list[dict[str, Any]],
+    notes: tuple[str, ...],
+    progress: bool,
+    stop_after: int | None,
+) -> RunResult:
+    config, rows = run.config, list(rows)
+    log, first = MetricsLog(directory / METRICS), int(state.train.step)
+    checkpoints = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints)
+    events = EventLog(directory / EVENTS, first)
+    resumed = bool(rows)
+    started = time.perf_counter()
+    finished = False
+    with RunProgress(config.num_steps, progress) as bar:
+        for step in range(first, config.num_steps + 1):
+            if step == stop_after:
+                break
+            last = step == config.num_steps
+            at_checkpoint = resumed and step == first
+            if not at_checkpoint and (step % config.measure_every == 0 or last):
+                check_finite(state.train, config)
+                jax.block_until_ready(state.train.params)
+                seconds = time.perf_counter() - started
+                state, row = measure(run, state, step, seconds)
+                if not math.isfinite(row["curvature_loss"]):
+                    raise DivergenceError(_advice(step, config))
+                log.append(row)
+                events.append(row)
+                rows.append(row)
+                bar.row(row)
+                started = time.perf_counter()
+            if not at_checkpoint and (step % config.checkpoint_every == 0 or last):
+                check_finite(state.train, config)
+                checkpoints.save(step, state, len(rows))
+            if last:
+                finished = True
+                break
+            state = dataclasses.replace(state, train=run.step_fn(state.train, run.put(run.batches(step))))
+            if step % _LOOK_EVERY == 0:
+                check_finite(state.train, config)
+                bar.step(step + 1)
+    events.close()
+    return RunResult(directory, rows, finished, notes)
+
+
+def measure(run: Run, state: RunState, step: int, seconds_training: float) -> tuple[RunState, dict[str, Any]]:
+    """One row: curvature, losses, accuracies.
+
+    Args:
+        run: the run.
+        state: its state at ``step``.
+        step: steps done.
+        seconds_training: spent since the row before.
+
+    Returns:
+        The state with a new tracker state, and the row.
+    """
+    started = time.perf_counter()
+    config, params = run.config, state.train.params
+    key = jax.random.fold_in(state.key, step)
+    tracked, record = run.tracker.measure(state.tracker, params, run.curvature_batch, key)
+    train_loss, train_accuracy = evaluate(run.apply_fn, run.loss, params, run.train_eval)
+    test_loss, test_accuracy = evaluate(run.apply_fn, run.loss, params, run.test_eval)
+    learning_rate = float(run.schedule(step))
+    row = {
+        "step": step,
+        "epoch": step / run.batches.steps_per_epoch,
+        "learning_rate": learning_rate,
+        "two_over_lr": 2 / learning_rate if learning_rate > 0 else math.inf,
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        **record_fields(record, config.num_bottom),
+        "seconds_training": seconds_training,
+        "seconds_measuring": time.perf_counter() - started,
+    }
+    return dataclasses.replace(state, tracker=tracked), row
+
+
+def check_finite(state: TrainState, config: RunConfig) -> None:
+    """Stop a run whose loss or gradient was not finite.
+
+    Args:
+        state: after some steps.
+        config: of the run, for advice.
+
+    Raises:
+        DivergenceError: if it was not.
+    """
+    bad_step = int(state.bad_step)
+    if bad_step >= 0:
+        raise DivergenceError(_advice(bad_step, config))
+
+
+def _advice(step: int, config: RunConfig) -> str:
+    return (
+        f"loss or gradient: expected finite numbers, got NaN or inf at step {step}; rows and checkpoints before it "
+        f"are kept in {config.directory}; try a learning rate below {config.learning_rate:g}, or warmup_steps"
+    )

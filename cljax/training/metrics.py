@@ -1,0 +1,136 @@
+"""Rows of measurements: JSON lines that survive a crash, and TensorBoard events."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cljax.training.config import write_text
+from cljax.training.tracker import Record
+
+TIMING_FIELDS = ("seconds_training", "seconds_measuring")
+"""Fields of a row that differ from run to run."""
+
+
+def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
+    """The figures of a record as plain numbers and lists.
+
+    Args:
+        record: from the tracker.
+        num_bottom: how many of its Hessian eigenvalues are bottom ones.
+
+    Returns:
+        Fields of a row; top eigenvalues descending, bottom ones ascending, so that the extreme one comes first.
+    """
+    host: Record = jax.device_get(record)
+    spectrum = host.hessian
+    ends = {"bottom": slice(0, num_bottom), "top": slice(None, num_bottom - 1 if num_bottom else None, -1)}
+    fields: dict[str, Any] = {
+        "curvature_loss": float(host.loss),
+        "gradient_norm": float(host.gradient_norm),
+    }
+    if host.gradient_energy is not None:
+        fields["gradient_energy"] = float(host.gradient_energy)
+    for end in ("top", "bottom"):
+        fields[f"hessian_{end}"] = spectrum.values[ends[end]].tolist()
+        fields[f"hessian_{end}_residual"] = spectrum.residual_norms[ends[end]].tolist()
+        fields[f"hessian_{end}_converged"] = spectrum.converged[ends[end]].tolist()
+    fields["hessian_products"] = int(spectrum.num_products)
+    fields["hessian_orthogonality"] = float(spectrum.orthogonality)
+    if host.gauss_newton is not None:
+        fields["gauss_newton_top"] = float(host.gauss_newton.values[-1])
+        fields["gauss_newton_residual"] = float(host.gauss_newton.residual_norms[-1])
+        fields["gauss_newton_converged"] = bool(host.gauss_newton.converged[-1])
+        fields["gauss_newton_products"] = int(host.gauss_newton.num_products)
+    for name in ("structure_min", "structure_max", "structure_spread"):
+        if getattr(host, name) is not None:
+            fields[name] = float(getattr(host, name))
+    return fields
+
+
+class MetricsLog:
+    """A file of JSON lines, one row a measurement; each is on the disk before the run goes on.
+
+    Numbers that are not finite are written as NaN, Infinity and -Infinity, as Python's json module reads them.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole rows; a last line that a crash cut off is left out."""
+        if not self._path.exists():
+            return []
+        text = self._path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def truncate(self, num_rows: int) -> list[dict[str, Any]]:
+        """Keep the first ``num_rows`` rows, as a checkpoint knows them.
+
+        Args:
+            num_rows: how many.
+
+        Returns:
+            The rows kept.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        rows = self.read()[:num_rows]
+        if len(rows) < num_rows:
+            raise ValueError(
+                f"{self._path}: expected at least {num_rows} rows, as the checkpoint says, got {len(rows)}"
+            )
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        return rows
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a row and wait until it is on the disk.
+
+        Args:
+            row: plain numbers, strings and lists.
+        """
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class EventLog:
+    """TensorBoard events of the same rows.
+
+    Args:
+        directory: folder of the event files.
+        first_step: a resumed run hides what an earlier file has from this step on.
+    """
+
+    def __init__(self, directory: pathlib.Path, first_step: int = 0) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=first_step or None)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write the numbers of a row.
+
+        Args:
+            row: as for ``MetricsLog``; lists become one series for each place.
+        """
+        for name, value in row.items():
+            values = value if isinstance(value, list) else [value]
+            for index, number in enumerate(values):
+                if name != "step" and isinstance(number, (int, float)) and math.isfinite(number):
+                    tag = f"{name}/{index + 1}" if isinstance(value, list) else name
+                    self._writer.add_scalar(tag, np.float64(number), row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()

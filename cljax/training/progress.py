@@ -1,0 +1,59 @@
+"""A progress bar with the live figures of a run."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class RunProgress:
+    """Progress of a run on standard error; use as a context manager.
+
+    Args:
+        num_steps: steps of the whole run.
+        shown: False for silence.
+    """
+
+    def __init__(self, num_steps: int, shown: bool = True) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            disable=not shown,
+        )
+        self._task = self._progress.add_task("run", total=num_steps, figures="compiling")
+
+    def __enter__(self) -> "RunProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._progress.stop()
+
+    def step(self, step: int) -> None:
+        """Show the steps done.
+
+        Args:
+            step: how many.
+        """
+        self._progress.update(self._task, completed=step)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Show the figures of a measurement.
+
+        Args:
+            row: the row.
+        """
+        figures = [f"loss {row['train_loss']:.4f}", f"test acc {row['test_accuracy']:.1%}"]
+        if row["hessian_top"]:
+            figures.append(f"λmax {row['hessian_top'][0]:.3g} (2/lr {row['two_over_lr']:.3g})")
+        if row["hessian_bottom"]:
+            figures.append(f"λmin {row['hessian_bottom'][0]:.3g}")
+        figures.append(f"energy {row['gradient_energy']:.3g}")
+        if "structure_min" in row:
+            figures.append(f"structure {row['structure_min']:.3g}..{row['structure_max']:.3g}")
+        self._progress.update(self._task, completed=row["step"], figures="  ".join(figures))
