@@ -22,11 +22,9 @@ class Track:
     Leaves a run directory: config.json, metrics.jsonl (one row a measurement), checkpoints, TensorBoard events, and
     plots of loss, eigenvalues, structure matrices and spectral density.
 
-    Example:
+    $ cljax track
 
-        cljax track
-
-        cljax track --dataset mnist --data-dir data --model lenet --num-steps 500 --run-dir runs/lenet
+    $ cljax track --dataset mnist --data-dir data --model lenet --num-steps 500 --run-dir runs/lenet
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
@@ -46,9 +44,7 @@ class Resume:
 
     Gives the rows that the run would have had if it had never stopped.
 
-    Example:
-
-        cljax resume runs/digits-mlp
+    $ cljax resume runs/digits-mlp
     """
 
     run_dir: tyro.conf.Positional[pathlib.Path]
@@ -65,9 +61,7 @@ class Resume:
 class Spectrum:
     """Spectral density of Hessian and Gauss-Newton matrix at a checkpoint, as PNG and JSON.
 
-    Example:
-
-        cljax spectrum runs/digits-mlp --num-probes 8 --num-steps 64
+    $ cljax spectrum runs/digits-mlp --num-probes 8 --num-steps 64
     """
 
     run_dir: tyro.conf.Positional[pathlib.Path]

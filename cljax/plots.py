@@ -70,7 +70,7 @@ def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, title: str) -> 
             for index, value in enumerate(extremes):
                 ax.axvline(value, color=_GREY, ls=":", lw=1.2, label=None if index else "extreme eigenvalues")
             ax.set_ylabel("density  [1 / eigenvalue]")
-            ax.legend(loc="upper right")
+            ax.legend(loc="upper center")
         axes[0].set_title(f"{title}: spectral density at step {found.step}", loc="left")
         axes[1].set_xlabel("eigenvalue  [loss / parameter²]")
         return _save(figure, path)
@@ -85,9 +85,11 @@ def _draw_density(ax: Axes, density: SpectralDensity, label: str, color: str) ->
     mean, error = (np.asarray(x) for x in density.density(grid, sigma))
     # one eigenvalue alone is a peak of height 1 / (n sigma sqrt(2 pi)); what is far below it is the Gaussian's tail
     floor = 0.01 / (density.dimension * sigma * np.sqrt(2 * np.pi))
-    ax.fill_between(grid, np.maximum(mean - error, floor), np.maximum(mean + error, floor), color=color, alpha=0.25)
-    ax.plot(grid, np.maximum(mean, floor), color=color, label=f"{label} ± standard error, σ = {sigma:.2g}")
+    seen = np.where(mean > floor, mean, np.nan)
+    ax.fill_between(grid, np.maximum(seen - error, floor), seen + error, color=color, alpha=0.25, lw=0)
+    ax.plot(grid, seen, color=color, label=f"{label} ± standard error, σ = {sigma:.2g}")
     ax.set_yscale("log")
+    ax.set_ylim(bottom=floor)
 
 
 def _loss_figure(rows: list[dict[str, Any]], title: str) -> Figure:
@@ -116,20 +118,21 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
         for index in range(num):
             values = np.array([row[f"hessian_{end}"][index] for row in rows])
             label = f"Hessian, {'greatest' if end == 'top' else 'least'} {num if num > 1 else ''}".rstrip()
-            ax.plot(steps, values, color=color, alpha=1 - 0.6 * index / num, label=None if index else label)
+            ax.plot(steps, values, color=color, alpha=1 - 0.6 * index / num, label=f"_{label}" if index else label)
             failed = np.array([not row[f"hessian_{end}_converged"][index] for row in rows])
             ax.plot(steps[failed], values[failed], "x", color=color, label="_not converged")
     if "gauss_newton_top" in rows[0]:
         top.plot(steps, _column(rows, "gauss_newton_top"), color=_ORANGE, ls="-.", label="Gauss-Newton, greatest")
-    limits = top.get_ylim()
     thresholds = [("2/lr", 2.0, "--")] + ([("(2+2β)/lr", 2 + 2 * momentum, ":")] if momentum else [])
     rates = _column(rows, "learning_rate")
     for label, factor, style in thresholds:
         bound = np.divide(factor, rates, out=np.full_like(rates, np.nan), where=rates > 0)
         top.plot(steps, bound, color=_GREY, ls=style, label=label)
-    lowest = np.nanmin([2.0 / rate for rate in rates if rate > 0] or [np.nan])
-    if np.isfinite(lowest):
-        top.set_ylim(min(limits[0], 0), max(limits[1], 1.5 * lowest))
+    if min((value for row in rows for value in row["hessian_top"]), default=1) > 0:
+        top.set_yscale("log")
+    slowest = [(2 + 2 * momentum) / rate for rate in rates[: len(rates) // 2 + 1] if rate > 0]
+    if slowest:  # a schedule that ends at 0 sends the thresholds to infinity
+        top.set_ylim(top=1.5 * max(slowest + [value for row in rows for value in row["hessian_top"]]))
     top.set_ylabel("eigenvalue  [loss / parameter²]")
     top.set_title(f"{title}: extreme eigenvalues", loc="left")
     bottom.axhline(0, color=_GREY, lw=0.8)
