@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax._checks import check_key
 from cljax._typing import PyTree, Scalar
@@ -23,8 +24,34 @@ def work_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def struct(tree: PyTree) -> PyTree:
-    """Shapes and dtypes of a pytree of arrays, as ``jax.ShapeDtypeStruct`` leaves."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+    """Shapes, dtypes and, of arrays placed on purpose, shardings, as ``jax.ShapeDtypeStruct`` leaves."""
+
+    def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
+        placed = _is_concrete(x) and x.committed
+        return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=x.sharding if placed else None)
+
+    return jax.tree.map(leaf, tree)
+
+
+def place_like(tree: PyTree, struct: PyTree, leading_axes: int = 0) -> PyTree:
+    """``tree`` in the shardings that ``struct`` has, where it has any; traced arrays stay where the compiler puts them.
+
+    Args:
+        tree: pytree of arrays.
+        struct: from ``struct``.
+        leading_axes: how many axes the leaves of ``tree`` have before those of ``struct``; they are not sharded.
+
+    Returns:
+        The same values.
+    """
+
+    def leaf(x: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+        if not isinstance(like.sharding, NamedSharding) or not _is_concrete(x):
+            return x
+        spec = PartitionSpec(*(None,) * leading_axes, *like.sharding.spec)
+        return jax.device_put(x, NamedSharding(like.sharding.mesh, spec))
+
+    return jax.tree.map(leaf, tree, struct)
 
 
 def size(tree: PyTree) -> int:

@@ -60,14 +60,14 @@ class LinearOperator(abc.ABC):
             v: a pytree of the structure, shapes and dtypes of ``struct``.
 
         Returns:
-            The product, of ``out_struct``.
+            The product, of ``out_struct``, in its shardings.
 
         Raises:
             ValueError: if structure or shapes of ``v`` differ from ``struct``.
             TypeError: if dtypes differ, or a function of the operator is not hashable.
         """
         check_same_struct("v", v, self.struct)
-        return _product(self, v)
+        return tree.place_like(_product(self, v), self.out_struct)
 
     def __matmul__(self, v: PyTree) -> PyTree:
         """``op.mv(v)``."""

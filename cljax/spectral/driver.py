@@ -82,7 +82,8 @@ def run_lanczos(
     Returns:
         The final state.
     """
-    flatten = tree.is_replicated((op, vector))
+    vector = tree.place_like(vector, op.struct)
+    flatten = tree.is_replicated(vector)
     if driver == "compiled":
         return _compiled(op, vector, key, tol, num_steps, num_top, num_bottom, flatten)
     return _host(op, vector, key, tol, num_steps, num_top, num_bottom, flatten)

@@ -101,6 +101,7 @@ def extreme_eigenpairs(
     chosen = choose_driver(driver, op, vector)
     state = run_lanczos(chosen, op, vector, run_key, num_steps, tol, num_top, num_bottom)
     values, vectors, norm = _pairs(state, num_top, num_bottom)
+    vectors = tree.place_like(vectors, op.struct, leading_axes=1)
     products = _products_compiled(op, vectors) if chosen == "compiled" else _products_host(op, vectors, num_pairs)
     return _verified(values, vectors, products, norm, jnp.asarray(tol, values.dtype), state.step)
 

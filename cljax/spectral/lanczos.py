@@ -1,5 +1,6 @@
 """Lanczos tridiagonalization with full reorthogonalization."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -78,7 +79,8 @@ def lanczos(
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
     state = run_lanczos(choose_driver(driver, op, key_or_vector), op, vector, key, num_steps)
-    return _result(state, num_steps)
+    result = _result(state, num_steps)
+    return dataclasses.replace(result, basis=tree.place_like(result.basis, op.struct, leading_axes=1))
 
 
 @partial(jax.jit, static_argnames="num_steps")
