@@ -72,7 +72,10 @@ def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
         A scalar in the dtype of ``losses``; NaN where all weights are 0.
     """
     full = expand_weight(weight, losses)
-    return jnp.sum(jnp.where(full == 0, 0, full * losses)) / jnp.sum(full)
+    total = jnp.sum(full)
+    # where nothing counts, 0/0 must reach the value and its derivatives
+    hidden = (full == 0) & (total != 0)
+    return jnp.sum(jnp.where(hidden, 0, full / total * losses))
 
 
 def as_batch(batch: Any) -> Batch:

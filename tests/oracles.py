@@ -37,7 +37,7 @@ def dense_gauss_newton(apply_fn, loss, params, batch) -> np.ndarray:
     hessians = jax.hessian(lambda s: loss(s, batch.targets).sum())(scores)
     total = np.zeros((jacobian.shape[-1],) * 2)
     for index in np.ndindex(*losses.shape):
-        block = np.asarray(hessians[(*index, slice(None), *index, slice(None))])
+        block = np.asarray(hessians[*index, slice(None), *index, slice(None)])
         assert block.shape == (num_scores, num_scores)
         rows = jacobian[index]
         total += weight[index] * rows.T @ block @ rows
@@ -46,8 +46,11 @@ def dense_gauss_newton(apply_fn, loss, params, batch) -> np.ndarray:
 
 def central_difference(gradient_fn, params, v, epsilon: float) -> np.ndarray:
     """(∇(params + ε v) − ∇(params − ε v)) / 2ε, flat."""
-    ahead, behind = (gradient_fn(jax.tree.map(lambda p, d: p + sign * epsilon * d, params, v)) for sign in (1, -1))
-    return np.asarray(ravel_pytree(ahead)[0] - ravel_pytree(behind)[0]) / (2 * epsilon)
+
+    def at(shift):
+        return ravel_pytree(gradient_fn(jax.tree.map(lambda p, d: p + shift * d, params, v)))[0]
+
+    return np.asarray(at(epsilon) - at(-epsilon)) / (2 * epsilon)
 
 
 def flat(tree) -> np.ndarray:

@@ -141,7 +141,10 @@ def test_closed_forms():
 def test_structure_matrix_of_a_head_with_bias_is_at_least_one_plus_the_features():
     case = problem("softmax-mlp")
     params = {**case.params, "bias": jnp.zeros(3)}
-    fn = lambda p, x: jnp.tanh(x @ p["w1"] + p["b1"][None]) @ p["w2"] + p["bias"][None]
+
+    def fn(p, x):
+        return jnp.tanh(x @ p["w1"] + p["b1"][None]) @ p["w2"] + p["bias"][None]
+
     matrices = np.asarray(curvature.structure_matrix(fn, params, case.batch.inputs))
     features = np.tanh(np.asarray(case.batch.inputs) @ np.asarray(params["w1"]) + np.asarray(params["b1"]))
     assert np.all(np.linalg.eigvalsh(matrices)[:, 0] >= (1 + (features**2).sum(1)) * (1 - 1e-12))

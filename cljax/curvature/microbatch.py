@@ -52,15 +52,16 @@ def scan_microbatches(
     Returns:
         The weighted sum, accumulated in float32 at least; NaN where all weights are 0.
     """
+    zero = tree.to_work(tree.zeros_like(like))
+    dtype = jnp.result_type(*jax.tree.leaves(zero))
     parts = split_batch(batch, microbatch_size)
-    total = jnp.sum(parts.weight)
+    total = jnp.sum(parts.weight.astype(dtype))
 
     def body(carry: PyTree, part: Batch) -> tuple[PyTree, None]:
-        share = jnp.sum(part.weight)
+        share = jnp.sum(part.weight.astype(dtype))
         # a microbatch of padding alone would be 0/0: give it weights 1 and the share 0
         weight = jnp.where(share == 0, jnp.ones_like(part.weight), part.weight)
         product = product_fn(Batch(part.inputs, part.targets, weight))
         return tree.axpy(share / total, product, carry), None
 
-    zero = tree.to_work(tree.zeros_like(like))
     return tree.cast_like(jax.lax.scan(body, zero, parts)[0], like)

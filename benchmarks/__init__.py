@@ -1,0 +1,1 @@
+"""Benchmarks of cljax: ``python -m benchmarks --help``."""

@@ -1,0 +1,208 @@
+"""What all benchmarks share: compiled programs and their FLOPs, interleaved timing, the environment, result files.
+
+A time is wall-clock time of one call, from dispatch until its outputs are ready; compilation is apart. The programs of
+one comparison take turns in one process, in a new random order each round, so that a busy machine slows all of them
+alike; ratios are taken within a round, and every time comes with its quartiles.
+"""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import cljax
+from cljax._typing import PyTree
+
+FORMAT = 1
+"""Version of the layout of result files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled function with its arguments.
+
+    Attributes:
+        run: calls it; returns its outputs, which need not be ready. Arguments that are shapes cannot be run.
+        flops: of one call, as XLA counts them, or None where the backend does not say. The body of a loop counts once,
+            whatever the number of turns, and transcendental functions do not count.
+        compile_seconds: tracing and compilation.
+    """
+
+    run: Callable[[], Any]
+    flops: float | None
+    compile_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """What a list of samples says.
+
+    Attributes:
+        median: the median.
+        minimum: the least.
+        lower_quartile: a quarter of the samples are below.
+        upper_quartile: a quarter of the samples are above.
+        num_samples: how many there are.
+    """
+
+    median: float
+    minimum: float
+    lower_quartile: float
+    upper_quartile: float
+    num_samples: int
+
+
+def compile_program(fn: Callable[..., Any], *args: Any) -> Program:
+    """Compile a function ahead of time, its matrix products at the highest precision, as those of cljax are.
+
+    Args:
+        fn: a function of pytrees of arrays.
+        *args: its arguments, or ``jax.ShapeDtypeStruct`` leaves in their place where it is only to be counted.
+
+    Returns:
+        The program.
+    """
+    start = time.perf_counter()
+    with jax.default_matmul_precision("highest"):
+        compiled = jax.jit(fn).lower(*args).compile()
+    seconds = time.perf_counter() - start
+    cost: Any = compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) and cost else cost
+    flops = float((cost or {}).get("flops", -1))
+    return Program(lambda: compiled(*args), flops if flops >= 0 else None, seconds)
+
+
+def num_bytes(tree: PyTree) -> int:
+    """Bytes of all leaves, arrays or ``jax.ShapeDtypeStruct``."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def time_interleaved(programs: Mapping[str, Program], repeats: int, seed: int = 0) -> dict[str, list[float]]:
+    """Time programs against each other.
+
+    Args:
+        programs: what to time, by name; each runs once untimed first.
+        repeats: rounds; in each round every program runs once.
+        seed: of the order within a round.
+
+    Returns:
+        Seconds by name, one for each round.
+    """
+    for program in programs.values():
+        jax.block_until_ready(program.run())
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    order = list(programs)
+    shuffle = random.Random(seed).shuffle
+    for _ in range(repeats):
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            jax.block_until_ready(programs[name].run())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Median, least and quartiles.
+
+    Args:
+        samples: at least one number.
+
+    Returns:
+        The summary.
+    """
+    quartiles = statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else [samples[0]] * 3
+    return Spread(quartiles[1], min(samples), quartiles[0], quartiles[2], len(samples))
+
+
+def ratio_spread(samples: Sequence[float], unit: Sequence[float]) -> Spread:
+    """Summary of the ratios, round by round.
+
+    Args:
+        samples: one number for each round.
+        unit: what to divide by, one number for each round.
+
+    Returns:
+        The summary.
+    """
+    return spread([sample / one for sample, one in zip(samples, unit, strict=True)])
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on besides the code; nothing that names the machine."""
+    device = jax.devices()[0]
+    return {
+        "cljax": cljax.__version__,
+        "jax": jax.__version__,
+        "backend": device.platform,
+        "device": device.device_kind,
+        "num_devices": jax.device_count(),
+        "num_cpus": os.cpu_count(),
+        "dtype": str(jnp.zeros(()).dtype),
+        "matmul_precision": "highest",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def prepare_output(path: pathlib.Path) -> None:
+    """Find out that a result file cannot be written before the measurement rather than after it.
+
+    Args:
+        path: where the results shall go; its folder is made.
+
+    Raises:
+        ValueError: if it is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"output: expected a file, got the folder {path}; try {path / 'products.json'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Write results as JSON; the file is replaced at once or not at all.
+
+    Args:
+        path: the file.
+        results: what ``json`` takes.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any]:
+    """Read what ``write_results`` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The results.
+
+    Raises:
+        ValueError: if the file is no result file of this layout.
+        FileNotFoundError: if there is no such file.
+    """
+    try:
+        results = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {path}; python -m benchmarks run products writes one") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a JSON file of benchmark results, got {error}") from None
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        got = results.get("format") if isinstance(results, dict) else type(results).__name__
+        raise ValueError(f"{path}: expected benchmark results of format {FORMAT}, got {got}; run the benchmark again")
+    return results

@@ -1,0 +1,160 @@
+"""Fenchel-Young losses and the calculus of their regularizers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import softmax
+
+from cljax import losses
+from tests.oracles import eps
+
+REGULARIZERS = {"shannon": losses.shannon(), "squared": losses.squared(), "bernoulli": losses.bernoulli()}
+EACH = pytest.mark.parametrize("name", REGULARIZERS)
+SCORES = st.lists(st.floats(-8, 8), min_size=3, max_size=3)
+
+
+def targets_like(name, rows):
+    rows = np.asarray(rows, float)
+    if name == "shannon":
+        return softmax(rows, axis=-1)
+    return 1 / (1 + np.exp(-rows)) if name == "bernoulli" else rows
+
+
+@EACH
+@given(scores=SCORES, raw=SCORES)
+@settings(deadline=None, max_examples=25)
+def test_loss_is_between_its_quadratic_bounds_and_zero_at_the_prediction(name, scores, raw):
+    with jax.enable_x64(True):
+        regularizer = REGULARIZERS[name]
+        loss, f, y = losses.fenchel_young(regularizer), jnp.array(scores), jnp.asarray(targets_like(name, raw))
+        residual = np.sum((regularizer.predict(f) - y) ** 2)
+        slack = 64 * eps(f.dtype) * (1 + np.abs(scores).max())
+        assert loss(f, y) >= regularizer.strong_convexity / 2 * residual - slack
+        if regularizer.smoothness is not None:
+            assert loss(f, y) <= regularizer.smoothness / 2 * residual + slack
+        assert abs(loss(f, regularizer.predict(f))) <= slack
+
+
+@EACH
+def test_value_conjugate_and_prediction_are_conjugate(name, x64):
+    regularizer = REGULARIZERS[name]
+    for seed in range(3):
+        f = np.random.default_rng(seed).standard_normal(3)
+
+        def negated(z, f=f):
+            y = jnp.asarray(targets_like(name, z))
+            return float(regularizer.value(y) - f @ y)
+
+        found = minimize(negated, np.zeros(3), tol=1e-12)
+        # the minimum is quadratic in the error of a numerical search, about 1e-5 at its default differences
+        np.testing.assert_allclose(-found.fun, regularizer.conjugate(jnp.asarray(f)), rtol=0, atol=1e-8)
+        at = regularizer.predict(jnp.asarray(f))
+        gap = regularizer.value(at) + regularizer.conjugate(jnp.asarray(f)) - jnp.sum(at * f)
+        assert abs(gap) <= 16 * eps(jnp.float64) * (1 + np.abs(f).max())
+
+
+@EACH
+def test_derivatives_are_those_of_the_conjugate(name, x64):
+    regularizer = REGULARIZERS[name]
+    loss = losses.fenchel_young(regularizer)
+    rng = np.random.default_rng(0)
+    f, y, v = rng.standard_normal(4), targets_like(name, rng.standard_normal(4)), rng.standard_normal(4)
+    bound = {"rtol": 1e-13, "atol": 1e-13}
+    np.testing.assert_allclose(jax.grad(loss)(f, y), regularizer.predict(jnp.asarray(f)) - y, **bound)
+    np.testing.assert_allclose(jax.grad(regularizer.conjugate)(f), regularizer.predict(jnp.asarray(f)), **bound)
+    hessian = jax.hessian(regularizer.conjugate)(f)
+    np.testing.assert_allclose(jax.hessian(loss)(f, y), hessian, **bound)
+    np.testing.assert_allclose(regularizer.hessian_product(jnp.asarray(f), v), hessian @ v, **bound)
+    columns = jax.vmap(lambda u: regularizer.factor_product(jnp.asarray(f), u))(jnp.eye(4)).T
+    rows = jax.vmap(lambda u: regularizer.factor_transpose_product(jnp.asarray(f), u))(jnp.eye(4)).T
+    np.testing.assert_allclose(columns @ columns.T, hessian, **bound)
+    np.testing.assert_allclose(rows, columns.T, **bound)
+    assert np.linalg.eigvalsh(hessian)[-1] <= 1 / regularizer.strong_convexity + 1e-13
+
+
+def test_softmax_is_sharply_two_strongly_convex(x64):
+    hessian = jax.hessian(losses.shannon().conjugate)(jnp.array([3.0, 3.0, -50.0]))
+    np.testing.assert_allclose(np.linalg.eigvalsh(hessian)[-1], 0.5, atol=1e-12)
+
+
+@EACH
+def test_labels_are_one_hot_targets(name):
+    loss = losses.fenchel_young(REGULARIZERS[name])
+    f = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2, 3)), jnp.float32)
+    labels = np.arange(10).reshape(5, 2) % 3
+    assert loss(f, labels).shape == (5, 2)
+    np.testing.assert_array_equal(loss(f, labels), loss(f, np.eye(3)[labels]))
+    np.testing.assert_allclose(loss(f, labels), jax.jit(loss)(f, labels), rtol=8 * eps(jnp.float32))
+
+
+def test_soft_targets_include_their_entropy(x64):
+    f, y = np.array([1.0, -1.0, 0.5]), np.array([0.7, 0.1, 0.2])
+    expected = np.sum(y * (np.log(y) - np.log(softmax(f))))
+    np.testing.assert_allclose(losses.fenchel_young(losses.shannon())(f, y), expected, rtol=1e-14)
+    p = 1 / (1 + np.exp(-f))
+    expected = np.sum(y * np.log(y / p) + (1 - y) * np.log((1 - y) / (1 - p)))
+    np.testing.assert_allclose(losses.fenchel_young(losses.bernoulli())(f, y), expected, rtol=1e-14)
+
+
+def test_confident_and_right_does_not_cancel():
+    f = np.array([18.0, 0.0, 1.0], np.float32)
+    expected = np.log1p(np.exp(-18.0) + np.exp(-17.0))
+    np.testing.assert_allclose(losses.fenchel_young(losses.shannon())(f, 0), expected, rtol=4 * eps(jnp.float32))
+    found = losses.fenchel_young(losses.bernoulli())(f[:1], np.ones(1))
+    np.testing.assert_allclose(found, np.log1p(np.exp(-18.0)), rtol=4 * eps(jnp.float32))
+
+
+@EACH
+def test_extreme_scores_stay_finite_with_their_derivatives(name):
+    loss = losses.fenchel_young(REGULARIZERS[name])
+    f = jnp.array([1e4, -1e4, 0.0], jnp.float32)
+    for label in range(3):
+        assert jnp.isfinite(loss(f, label))
+        assert jnp.all(jnp.isfinite(jax.grad(loss)(f, label)))
+        assert jnp.all(jnp.isfinite(jax.hessian(loss)(f, label)))
+
+
+def test_half_precision_is_computed_in_single():
+    loss = losses.fenchel_young(losses.shannon())
+    f = jnp.array([1.0, 2.0, 3.0], jnp.bfloat16)
+    assert loss(f, 1).dtype == jnp.float32
+    assert loss(f, 1) == loss(f.astype(jnp.float32), 1)
+    assert jax.grad(loss)(f, 1).dtype == jnp.bfloat16
+
+
+def test_equal_losses_are_one_static_argument():
+    one, other = losses.fenchel_young(losses.shannon()), losses.fenchel_young(losses.shannon())
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != losses.fenchel_young(losses.squared())
+    assert losses.objective(jnp.dot, one) == losses.objective(jnp.dot, other)
+
+
+def test_wrong_labels_and_targets_are_no_numbers():
+    f = jnp.zeros((2, 3))
+    assert np.isnan(losses.fenchel_young(losses.shannon())(f, jnp.array([3, -1]))).all()
+    assert np.isposinf(losses.fenchel_young(losses.shannon())(f, jnp.array([[0.5, 0.2, 0.1], [1.5, -0.5, 0.0]]))).all()
+    assert np.isposinf(losses.fenchel_young(losses.bernoulli())(f, jnp.full((2, 3), 1.1))).all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "error", "message"),
+    [
+        (jnp.zeros((2, 3)), jnp.zeros((2, 2)), ValueError, r"targets: expected shape \(2, 3\) .*got \(2, 2\)"),
+        (jnp.zeros((2, 3)), jnp.zeros(2), TypeError, "targets: expected integer labels.*cast"),
+        (jnp.zeros((2, 3), int), jnp.zeros(2, int), TypeError, "scores: expected a floating dtype"),
+        (jnp.zeros(()), jnp.zeros(()), ValueError, "scores: expected shape"),
+    ],
+)
+def test_bad_input(scores, targets, error, message):
+    with pytest.raises(error, match=message):
+        losses.fenchel_young(losses.shannon())(scores, targets)
+
+
+def test_not_a_regularizer():
+    with pytest.raises(TypeError, match="regularizer: expected a cljax Regularizer, got str"):
+        losses.fenchel_young("shannon")
