@@ -77,13 +77,20 @@ def _gradient(objective_fn: Any, args: tuple[Any, ...]) -> Any:
 def _resolve(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...]) -> str:
     if method != "auto":
         return method
-    try:
-        jax.eval_shape(lambda p: jax.jvp(_gradient(objective_fn, args), (p,), (p,)), params)
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-        return "reverse_over_reverse"
-    return "forward_over_reverse"
+    gradient_fn = _gradient(objective_fn, args)
+    traced = jax.make_jaxpr(lambda p: jax.jvp(gradient_fn, (p,), (p,))[1])(params)
+    return "reverse_over_reverse" if _lacks_forward_mode(traced) else "forward_over_reverse"
+
+
+def _lacks_forward_mode(part: Any) -> bool:
+    # the derivative of a custom_vjp function in forward mode is traced as a placeholder that cannot be compiled
+    if isinstance(part, (list, tuple)):
+        return any(map(_lacks_forward_mode, part))
+    inner = getattr(part, "jaxpr", part)
+    return any(
+        eqn.primitive.name == "custom_lin" or _lacks_forward_mode(list(eqn.params.values()))
+        for eqn in getattr(inner, "eqns", ())
+    )
 
 
 def _derivative(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...]) -> Matvec:

@@ -1,0 +1,226 @@
+"""Benchmarks: the project's FLOP targets, result files, comparison, help and messages."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+import tyro
+from rich.console import Console
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import __main__ as command_line  # noqa: E402
+from benchmarks import bench_products, harness  # noqa: E402
+from benchmarks.compare import compare  # noqa: E402
+from benchmarks.problems import PROBLEMS, create_problem  # noqa: E402
+
+TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
+
+
+def main(*arguments):
+    return command_line.main([str(argument) for argument in arguments])
+
+
+def parse(example):
+    return tyro.cli(command_line.Command, args=example.split()[3:])
+
+
+def examples(command):
+    return re.findall(r"\$ (python -m benchmarks .*)", command.__doc__)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmarks") / "new" / "products.json"
+    arguments = ["run", "products", "--problems", "mlp", "lenet", "--size", "tiny", "--repeats", "3"]
+    assert main(*arguments, "--output", path) == 0
+    assert [file.name for file in path.parent.iterdir()] == ["products.json"]
+    return path
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_flop_targets_at_full_size(name):
+    rows = bench_products.measure(create_problem(name, "full"), 0, operators=TARGETS, forms=("linearized",))
+    found = {row["operator"]: row["flops_in_gradients"] for row in rows}
+    for operator, target in TARGETS.items():
+        assert 1 < found[operator] <= target
+    assert [row["target_met"] for row in rows] == [None, True, True]
+    assert all(row["seconds"] is None for row in rows)
+
+
+def test_flops_of_a_gradient_are_those_of_its_matrix_products():
+    problem = create_problem("mlp", "full")
+    row = bench_products.measure(problem, 0, operators=())[0]
+    products = 2 * 784 * 256 + 3 * 256 * 256 + 3 * 256 * 10  # the first layer has no derivative in its input
+    assert row["flops"] == pytest.approx(2 * 256 * products, rel=0.01)
+
+
+def test_result_file(results):
+    saved = harness.read_results(results)
+    assert saved["benchmark"] == "products"
+    assert saved["repeats"] == 3
+    assert {"jax", "backend", "device", "num_cpus", "dtype", "matmul_precision", "date"} <= set(saved["environment"])
+    assert set(saved["problems"]) == {"mlp", "lenet"}
+    assert saved["problems"]["mlp"] == {
+        "batch_size": 4,
+        "input_shape": [4, 4, 1],
+        "options": {"hidden": [8]},
+        "num_params": 16 * 8 + 8 + 8 * 10 + 10,
+    }
+    kinds = {(row["operator"], row["form"]) for row in saved["rows"]}
+    assert kinds == {("gradient", "")} | {
+        (op, form) for op in bench_products.OPERATORS for form in bench_products.FORMS
+    }
+    assert len(saved["rows"]) == 2 * len(kinds)
+    for row in saved["rows"]:
+        for spread in (row["seconds"], row["time_in_gradients"]):
+            ordered = [spread[key] for key in ("minimum", "lower_quartile", "median", "upper_quartile")]
+            assert ordered == sorted(ordered)
+            assert ordered[0] > 0
+            assert spread["num_samples"] == 3
+        assert row["flops_target"] == (TARGETS.get(row["operator"]) if row["form"] == "linearized" else None)
+        assert row["compile_seconds"] > 0
+        assert (row["stored_bytes"] is not None) == (row["form"] == "linearized")
+        if row["operator"] == "gradient":
+            assert row["flops_in_gradients"] == row["time_in_gradients"]["median"] == 1
+
+
+def test_tables(results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ["run", "products", "--problems", "mlp", "mlp", "--size", "tiny", "--batch-size", "5", "--repeats", "0"]
+    assert main(*arguments, "--output", results.parent / "second.json") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("mlp: batch 5, 226 parameters, hidden [8]") == 1
+    assert "tangent-kernel linearized" in printed
+    assert "pass" in printed
+    assert "…" not in printed
+
+
+def test_width_reaches_the_model():
+    problem = create_problem("resnet18", "tiny", width=4)
+    assert problem.params["stem_conv"]["kernel"].shape == (3, 3, 3, 4)
+    assert problem.config["options"] == {"width": 4}
+
+
+def test_all_programs_run_equally_often():
+    calls = []
+    programs = {
+        name: harness.Program(lambda name=name: calls.append(name) or jnp.zeros(()), None, 0.0) for name in "abc"
+    }
+    seconds = harness.time_interleaved(programs, 4)
+    assert {name: len(samples) for name, samples in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    assert calls[:3] == list("abc")
+    assert all(sorted(calls[i : i + 3]) == list("abc") for i in range(3, 15, 3))
+
+
+def test_spreads():
+    assert harness.spread([5.0, 1.0, 3.0, 2.0, 4.0]) == harness.Spread(3.0, 1.0, 2.0, 4.0, 5)
+    assert harness.spread([2.0]) == harness.Spread(2.0, 2.0, 2.0, 2.0, 1)
+    assert harness.ratio_spread([2.0, 8.0], [1.0, 2.0]) == harness.Spread(3.0, 2.0, 2.5, 3.5, 2)
+
+
+def scaled(results, **changes):
+    """Results whose last row is changed: factors of the median and quartiles, or of the FLOPs."""
+    new = json.loads(json.dumps(results))
+    row = new["rows"][-1]
+    for key, factor in changes.items():
+        row[key] = (
+            {name: value * factor for name, value in row[key].items()}
+            if isinstance(row[key], dict)
+            else row[key] * factor
+        )
+    return new
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"seconds": 100.0}, ["slower"]),
+        ({"seconds": 0.01, "time_in_gradients": 0.01}, ["faster", "faster"]),
+        ({"flops": 1.1}, ["more"]),
+        ({"flops": 0.9}, ["fewer"]),
+    ],
+)
+def test_compare_flags_what_is_beyond_the_spreads(results, changes, words, capsys):
+    old = harness.read_results(results)
+    assert compare(old, scaled(old, **changes), Console()) == len(words)
+    printed = capsys.readouterr().out
+    assert re.findall("slower|faster|more|fewer", printed) == words
+    assert printed.count("1.000") >= len(old["rows"]) - 1
+
+
+def test_compare_leaves_out_other_sizes_and_says_so(results, capsys):
+    old = harness.read_results(results)
+    new = scaled(old)
+    new["problems"]["mlp"]["batch_size"] = 8
+    new["environment"]["device"] = "another"
+    assert compare(old, new, Console()) == 0
+    printed = capsys.readouterr().out
+    assert "note: mlp is of another size: left out" in printed
+    assert "note: device differs: " in printed
+    assert "lenet hessian fresh" in printed
+    assert "mlp hessian" not in printed
+
+
+def test_compare_command(results, capsys):
+    assert main("compare", results, results) == 0
+    assert "0 beyond the spreads" in capsys.readouterr().out
+
+
+def test_wrong_input_is_one_line(results, tmp_path, capsys):
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    for arguments, expected in [
+        (("run", "prodcts"), "benchmark: expected one of products; got 'prodcts'; did you mean 'products'?"),
+        (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
+        (("run", "products", "--size", "huge"), "size: expected one of auto, full, cpu, tiny; got 'huge'"),
+        (("run", "products", "--repeats", "-1"), "repeats: expected an integer of at least 0, got -1"),
+        (("run", "products", "--batch-size", "0"), "batch_size: expected an integer of at least 1, got 0"),
+        (("run", "products", "--problems", "mlp", "--width", "4"), "width: expected resnet18"),
+        (("run", "products", "--output", tmp_path), "output: expected a file, got the folder"),
+        (("compare", results, tmp_path / "none.json"), "no such file"),
+        (("compare", results, other), "expected benchmark results of format 1, got list"),
+        (("compare", __file__, results), "expected a JSON file"),
+    ]:
+        assert main(*arguments) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("benchmarks: error: ")
+        assert expected in message
+        assert message.count("\n") == 1
+
+
+def test_module_runs_as_a_program():
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "run", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "benchmarks: error: benchmark: expected one of products; got 'nothing'\n"
+
+
+def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="^0$"):
+        main("run", "--help")
+    printed = capsys.readouterr().out
+    for name in (*command_line.BENCHMARKS, *PROBLEMS, *command_line.SIZES, *examples(command_line.Run)):
+        assert name in printed
+    monkeypatch.chdir(tmp_path)
+    first, second = (parse(example) for example in examples(command_line.Run))
+    dataclasses.replace(first, size="tiny", repeats=1).run(Console())
+    assert (second.problems, second.size, second.repeats) == (("resnet18",), "full", 0)
+    comparison = parse(examples(command_line.Compare)[0])
+    assert comparison.new.exists()
+    assert (ROOT / comparison.old).exists()
+
+
+def test_results_in_the_repository():
+    saved = harness.read_results(ROOT / "benchmarks" / "results" / "products.json")
+    assert set(saved["problems"]) == set(PROBLEMS)
+    assert all(row["target_met"] in {None, True} for row in saved["rows"])
+    assert sum(row["target_met"] is True for row in saved["rows"]) == len(TARGETS) * len(PROBLEMS)
