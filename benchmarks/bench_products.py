@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,7 @@ TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
 OPERATORS = ("hessian", "gauss_newton", "tangent_kernel")
 FORMS = ("fresh", "linearized")
 
-_GRADIENT = "gradient"
+_GRADIENT = ("gradient", "")
 
 
 def create_operator(name: str, problem: Problem) -> curvature.LinearOperator:
@@ -68,7 +69,7 @@ def measure(
         timed); seconds of compilation; bytes of the arrays that a linearized product holds.
     """
     gradient = compile_program(jax.grad(problem.objective), problem.params, problem.batch)
-    programs: dict[tuple[str, str], tuple[Program, int | None]] = {(_GRADIENT, ""): (gradient, None)}
+    programs: dict[tuple[str, str], tuple[Program, int | None]] = {_GRADIENT: (gradient, None)}
     for name in operators:
         op = create_operator(name, problem)
         vector = tree.random_like(jax.random.key(1), op.struct)
@@ -77,10 +78,9 @@ def measure(
         if "linearized" in forms:
             product = jax.jit(_linearize)(op) if repeats else jax.eval_shape(_linearize, op)
             programs[name, "linearized"] = compile_program(_apply, product, vector), num_bytes(product)
-    timed = {" ".join(key): program for key, (program, _) in programs.items()} if repeats else {}
-    seconds = time_interleaved(timed, repeats)
+    seconds = time_interleaved({key: program for key, (program, _) in programs.items()}, repeats) if repeats else {}
     return [
-        _row(problem, key, program, stored, gradient, seconds.get(" ".join(key)), seconds.get(f"{_GRADIENT} "))
+        _row(problem, key, program, stored, gradient, seconds.get(key), seconds.get(_GRADIENT))
         for key, (program, stored) in programs.items()
     ]
 
@@ -148,15 +148,15 @@ def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     config = problem.config
     sizes = [f"batch {config['batch_size']}", f"{config['num_params']:,} parameters"]
     sizes += [f"{name} {value}" for name, value in config["options"].items()]
-    table = Table(title=f"{problem.name}: {', '.join(sizes)}", title_justify="left", title_style="bold")
-    table.add_column("product")
-    table.add_column("form")
+    title = f"{problem.name}: {', '.join(sizes)}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
+    table.add_column("product", no_wrap=True)
     for heading in ("FLOPs /\ngradient", "target", "time /\ngradient", "quartiles", "median\nms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["operator"].replace("_", "-"),
-            row["form"],
+            f"{row['operator'].replace('_', '-')} {row['form']}".rstrip(),
             _number(row["flops_in_gradients"], ".3f"),
             _verdict(row),
             *_times(row["time_in_gradients"]),

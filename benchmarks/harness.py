@@ -14,14 +14,17 @@ import pathlib
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 import cljax
 from cljax._typing import PyTree
+from cljax.training.config import write_text
+
+Key = TypeVar("Key", bound=Hashable)
 
 FORMAT = 1
 """Version of the layout of result files."""
@@ -87,7 +90,7 @@ def num_bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def time_interleaved(programs: Mapping[str, Program], repeats: int, seed: int = 0) -> dict[str, list[float]]:
+def time_interleaved(programs: Mapping[Key, Program], repeats: int, seed: int = 0) -> dict[Key, list[float]]:
     """Time programs against each other.
 
     Args:
@@ -100,7 +103,7 @@ def time_interleaved(programs: Mapping[str, Program], repeats: int, seed: int = 
     """
     for program in programs.values():
         jax.block_until_ready(program.run())
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    seconds: dict[Key, list[float]] = {name: [] for name in programs}
     order = list(programs)
     shuffle = random.Random(seed).shuffle
     for _ in range(repeats):
@@ -175,12 +178,7 @@ def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
         path: the file.
         results: what ``json`` takes.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def read_results(path: pathlib.Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import jax
 from cljax import Batch, losses
 from cljax._checks import check_positive_int
 from cljax._registry import lookup
-from cljax.training.models import ModelFn, create_model, num_params
 from cljax._typing import PyTree
+from cljax.training.models import ModelFn, create_model, num_params
 
 NUM_CLASSES = 10
 
@@ -72,7 +72,9 @@ class Problem:
         return losses.objective(self.apply_fn, self.loss)
 
 
-def create_problem(name: str, size: str = "auto", *, batch_size: int | None = None, width: int | None = None) -> Problem:
+def create_problem(
+    name: str, size: str = "auto", *, batch_size: int | None = None, width: int | None = None
+) -> Problem:
     """A problem by name; equal arguments give equal numbers.
 
     Args:

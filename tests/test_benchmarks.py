@@ -15,10 +15,10 @@ from rich.console import Console
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import __main__ as command_line  # noqa: E402
-from benchmarks import bench_products, harness  # noqa: E402
-from benchmarks.compare import compare  # noqa: E402
-from benchmarks.problems import PROBLEMS, create_problem  # noqa: E402
+from benchmarks import __main__ as command_line  # ruff: ignore[module-import-not-at-top-of-file]
+from benchmarks import bench_products, harness  # ruff: ignore[module-import-not-at-top-of-file]
+from benchmarks.compare import compare  # ruff: ignore[module-import-not-at-top-of-file]
+from benchmarks.problems import PROBLEMS, create_problem  # ruff: ignore[module-import-not-at-top-of-file]
 
 TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
 
@@ -152,7 +152,7 @@ def test_compare_flags_what_is_beyond_the_spreads(results, changes, words, capsy
     old = harness.read_results(results)
     assert compare(old, scaled(old, **changes), Console()) == len(words)
     printed = capsys.readouterr().out
-    assert re.findall("slower|faster|more|fewer", printed) == words
+    assert re.findall(r"slower|faster|more|fewer", printed) == words
     assert printed.count("1.000") >= len(old["rows"]) - 1
 
 
