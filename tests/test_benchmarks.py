@@ -12,14 +12,12 @@ import pytest
 import tyro
 from rich.console import Console
 
+from benchmarks import __main__ as command_line
+from benchmarks import bench_products, harness
+from benchmarks.compare import compare
+from benchmarks.problems import PROBLEMS, create_problem
+
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import __main__ as command_line  # ruff: ignore[module-import-not-at-top-of-file]
-from benchmarks import bench_products, harness  # ruff: ignore[module-import-not-at-top-of-file]
-from benchmarks.compare import compare  # ruff: ignore[module-import-not-at-top-of-file]
-from benchmarks.problems import PROBLEMS, create_problem  # ruff: ignore[module-import-not-at-top-of-file]
-
 TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
 
 
