@@ -153,3 +153,17 @@ def test_functions_without_forward_mode(method):
 def test_method_used_elsewhere():
     case = problem("conv", jnp.float32)
     assert curvature.hessian(case.objective, case.params, case.batch).method_used == "forward_over_reverse"
+
+
+@pytest.mark.fast
+def test_operators_with_the_same_fields_never_share_a_program():
+    """A jit cache finds programs by hash and equality of tree structures; equal ones of two classes would mix."""
+    case = problem("softmax-mlp", jnp.float32)
+    jacobian, kernel = (
+        jax.tree.structure(make(case.apply_fn, case.params, case.batch.inputs))
+        for make in (curvature.jacobian, curvature.tangent_kernel)
+    )
+    assert jacobian != kernel
+    again = jax.tree.structure(curvature.jacobian(case.apply_fn, scaled(case.params, 2.0), case.batch.inputs))
+    assert again == jacobian
+    assert hash(again) == hash(jacobian)
