@@ -1,13 +1,13 @@
-"""Every snippet of the README runs: Python as it stands, commands through the command line's own entry point."""
+"""Every snippet of the README runs: Python as it stands, commands in processes of their own."""
 
 import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
-
-from cljax import cli
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), flags=re.DOTALL)
@@ -33,25 +33,31 @@ def test_python(code, capsys):
     assert "nan" not in capsys.readouterr().out.lower()
 
 
-def test_commands_in_order(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for command in COMMANDS:
-        program, *arguments = shlex.split(command)
-        if program == "cljax" and command not in NEEDS_DATA:
-            assert cli.main([*arguments, *(["--quiet"] if "track" in arguments else [])]) == 0
-    printed = capsys.readouterr().out
-    for line in printed.splitlines():
-        if line.startswith("wrote "):
-            assert pathlib.Path(line.removeprefix("wrote ")).exists()
+def run(command, folder):
+    """Run a command as a user would, in a process of its own that has the machine's own devices."""
+    program, *arguments = shlex.split(command)
+    module = [sys.executable, "-m", "cljax", *arguments, *(["--quiet"] if "track" in arguments else [])]
+    assert program == "cljax"
+    flags = {"XLA_FLAGS": "", "COLUMNS": "200", "PYTHONPATH": str(README.parent)}
+    done = subprocess.run(module, cwd=folder, env=os.environ | flags, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_commands_in_order(tmp_path):
+    commands = [command for command in COMMANDS if command.startswith("cljax") and command not in NEEDS_DATA]
+    printed = "".join(run(command, tmp_path) for command in commands)
+    written = re.findall(r"^wrote (.*)$", printed, flags=re.MULTILINE)
+    assert len(written) > len(commands)
+    assert all((tmp_path / path).exists() for path in written)
     assert (tmp_path / "runs/digits-mlp/eigenvalues.png").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("CLJAX_DATA" not in os.environ, reason="CLJAX_DATA does not name a folder with the real MNIST")
 @pytest.mark.parametrize("command", NEEDS_DATA)
-def test_commands_on_real_data(command, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main([*shlex.split(command)[1:], "--quiet"]) == 0
+def test_commands_on_real_data(command, tmp_path):
+    assert "wrote" in run(command, tmp_path)
 
 
 def test_plots_shown_are_in_the_repository():
