@@ -1,0 +1,39 @@
+"""A run small enough for tests."""
+
+import json
+
+from cljax.training.config import RunConfig
+
+
+def tiny(folder, **changes):
+    settings = {
+        "num_train": 150,
+        "num_test": 60,
+        "model_option": ("hidden=(8,)",),
+        "num_steps": 12,
+        "batch_size": 32,
+        "measure_every": 3,
+        "measure_examples": 40,
+        "structure_examples": 8,
+        "num_top": 2,
+        "max_products": 40,
+        "checkpoint_every": 4,
+        "density_probes": 2,
+        "density_steps": 8,
+        "num_devices": 1,
+        "run_dir": str(folder / "run"),
+    }
+    return RunConfig(**{**settings, **changes})
+
+
+def flags(config):
+    """The same run as arguments of ``cljax track``."""
+    words = []
+    for name, value in vars(config).items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return words
+
+
+def read_rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
