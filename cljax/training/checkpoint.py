@@ -2,16 +2,20 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from cljax._typing import PyTree
+from cljax.training.config import write_text
+
+MANIFEST = "manifest.json"
+"""File of a checkpoint that has the checksums of all others; written last, so that a whole checkpoint has one."""
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -65,13 +69,15 @@ class Checkpoints:
             num_rows: measurements written so far.
         """
         arrays = jax.tree.map(_to_array, state)
-        info = {"num_rows": num_rows, "sha256": _digest(arrays)}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), info=ocp.args.JsonSave(info))
         with ocp.CheckpointManager(self._directory, options=self._options) as manager:
             if step in manager.all_steps():
                 manager.delete(step)
-            manager.save(step, args=items, force=True)
+            manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(arrays)), force=True)
             manager.wait_until_finished()
+        if jax.process_index() == 0:
+            folder = self._directory / str(step)
+            manifest = {"num_rows": num_rows, "sha256": _checksums(folder)}
+            write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored:
         """Read the newest checkpoint that is whole, or one.
@@ -100,13 +106,21 @@ class Checkpoints:
         raise CheckpointError(f"{self._directory}: expected a readable checkpoint, got none ({why}); run it anew")
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, int]:
+        folder = self._directory / str(step)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            num_rows, expected = int(manifest["num_rows"]), dict(manifest["sha256"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"its {MANIFEST} is missing or broken") from error
+        # before the storage layer sees them: broken files can fail in its threads, out of reach
+        found = _checksums(folder)
+        broken = sorted(name for name, checksum in expected.items() if found.get(name) != checksum)
+        if broken:
+            raise CheckpointError(f"its file {broken[0]} is missing or does not match its checksum")
         abstract = jax.tree.map(lambda x: ocp.utils.to_shape_dtype_struct(_to_array(x)), like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), info=ocp.args.JsonRestore())
         with ocp.CheckpointManager(self._directory, options=self._options) as manager:
-            found = manager.restore(step, args=items)
-        if _digest(found["state"]) != found["info"]["sha256"]:
-            raise CheckpointError("its contents do not match their checksum")
-        return jax.tree.map(_from_array, found["state"], like), int(found["info"]["num_rows"])
+            items = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+        return jax.tree.map(_from_array, items["state"], like), num_rows
 
 
 def _is_key(x: Any) -> bool:
@@ -121,12 +135,14 @@ def _from_array(x: Any, like: Any) -> Any:
     return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x
 
 
-def _digest(arrays: PyTree) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(arrays):
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of a checkpoint but its manifest, by path within it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MANIFEST))
+    checksums = {}
+    for path in files:
+        with path.open("rb") as file:
+            checksums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums
 
 
 def _first_line(error: Exception) -> str:

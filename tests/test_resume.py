@@ -1,0 +1,117 @@
+"""Resuming: bit for bit as if the run had never stopped, and past checkpoints and rows that were broken."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cljax import training
+from cljax.training.checkpoint import Checkpoints
+from cljax.training.run import make_run
+from tests.runs import read_rows, tiny
+from tests.test_fit import untimed
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return training.fit(tiny(tmp_path_factory.mktemp("whole")), progress=False)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run as a kill before step 11 leaves it: its newest checkpoint is of step 8, its last row of step 9."""
+    result = training.fit(tiny(tmp_path_factory.mktemp("stopped")), progress=False, stop_after=11)
+    assert not result.finished
+    assert [row["step"] for row in result.rows] == [0, 3, 6, 9]
+    return result.run_dir
+
+
+@pytest.fixture
+def run_dir(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def newest_state(run_dir):
+    like = make_run(training.RunConfig.load(run_dir / "config.json"))[1]
+    state = Checkpoints(run_dir / "checkpoints").restore(like).state
+    return [np.asarray(jax.random.key_data(x) if x.dtype == state.key.dtype else x) for x in jax.tree.leaves(state)]
+
+
+def break_files(folder, change):
+    """Change every file of a checkpoint's arrays; returns how many."""
+    files = [path for path in (folder / "state").rglob("*") if path.is_file() and "/d/" in path.as_posix()]
+    for path in files:
+        path.write_bytes(change(path.read_bytes()))
+    return len(files)
+
+
+def flip(contents):
+    middle = len(contents) // 2
+    return contents[:middle] + bytes([contents[middle] ^ 0xFF]) + contents[middle + 1 :]
+
+
+def test_rows_and_final_state_are_the_same_bit_for_bit(run_dir, whole):
+    result = training.resume(run_dir, progress=False)
+    assert result.finished
+    assert result.notes == ()
+    assert untimed(result.rows) == untimed(whole.rows)
+    assert untimed(read_rows(run_dir)) == untimed(whole.rows)
+    for found, expected in zip(newest_state(run_dir), newest_state(whole.run_dir), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_stopping_twice_and_at_a_checkpoint_changes_nothing(run_dir, whole):
+    for stop_after in (9, 12):
+        training.resume(run_dir, progress=False, stop_after=stop_after)
+    assert untimed(training.resume(run_dir, progress=False).rows) == untimed(whole.rows)
+
+
+def test_a_finished_run_stays_as_it_is(whole):
+    before = read_rows(whole.run_dir)
+    assert training.resume(whole.run_dir, progress=False).rows == before
+    assert read_rows(whole.run_dir) == before
+
+
+@pytest.mark.parametrize("change", [lambda contents: contents[: len(contents) // 2], flip, lambda _: b""])
+def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(run_dir, whole, change):
+    assert break_files(run_dir / "checkpoints" / "8", change)
+    result = training.resume(run_dir, progress=False)
+    (note,) = result.notes
+    assert str(run_dir / "checkpoints" / "8") in note
+    assert "\n" not in note
+    assert untimed(result.rows) == untimed(whole.rows)
+
+
+def test_without_a_readable_checkpoint_nothing_is_lost(run_dir):
+    for step in (0, 4, 8):
+        break_files(run_dir / "checkpoints" / str(step), lambda _: b"")
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"expected a readable checkpoint, got none .*/8 .*/4 .*/0 "):
+        training.resume(run_dir, progress=False)
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_row_that_was_cut_off_is_measured_again(run_dir, whole):
+    path = run_dir / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert untimed(training.resume(run_dir, progress=False).rows) == untimed(whole.rows)
+
+
+def test_rows_that_are_missing_are_told(run_dir):
+    path = run_dir / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(ValueError, match="expected at least 3 rows, as the checkpoint says, got 1"):
+        training.resume(run_dir, progress=False)
+
+
+def test_what_is_no_run_is_told(tmp_path, run_dir):
+    with pytest.raises(ValueError, match="expected a run with config.json"):
+        training.resume(tmp_path / "nothing", progress=False)
+    (run_dir / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="expected the configuration of a run"):
+        training.resume(run_dir, progress=False)
+    (run_dir / "config.json").write_text(json.dumps({"colour": "red"}))
+    with pytest.raises(ValueError, match="colour"):
+        training.resume(run_dir, progress=False)
