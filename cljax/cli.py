@@ -145,13 +145,13 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         JaxRuntimeError: if the runtime fails for another reason than memory.
     """
-    command: Track | Resume | Spectrum = tyro.cli(
-        Command,
-        prog="cljax",
-        description="Curvature of deep-network training. Start with: cljax track",
-        args=argv,
-    )
     try:
+        command: Track | Resume | Spectrum = tyro.cli(
+            Command,
+            prog="cljax",
+            description="Curvature of deep-network training. Start with: cljax track",
+            args=argv,
+        )
         command.run(Console())
     except DivergenceError as error:
         return _fail(error, 1)

@@ -84,16 +84,8 @@ def extreme_eigenpairs(
     References:
         Saad, Numerical Methods for Large Eigenvalue Problems (2011), section 6.6; residual bound: theorem 3.8 there.
     """
-    num_top = check_positive_int("num_top", num_top, minimum=0)
-    num_bottom = check_positive_int("num_bottom", num_bottom, minimum=0)
+    num_top, num_bottom, max_products = check_sizes(num_top, num_bottom, max_products, tree.size(op.struct))
     num_pairs, dimension = num_top + num_bottom, tree.size(op.struct)
-    if not 1 <= num_pairs <= dimension:
-        raise ValueError(
-            f"num_top + num_bottom: expected 1 to {dimension}, the dimension of the operator, "
-            f"got {num_top} + {num_bottom}"
-        )
-    least = num_pairs + min(dimension, min_steps(num_pairs))
-    max_products = check_positive_int("max_products", max_products, minimum=least)
     check_key("key", key)
     start_key, run_key = jax.random.split(key)
     vector = start_vector_jit(start_key, tree.zeros_like(op.struct), None if start is None else start.vectors)
@@ -104,6 +96,34 @@ def extreme_eigenpairs(
     vectors = tree.place_like(vectors, op.struct, leading_axes=1)
     products = _products_compiled(op, vectors) if chosen == "compiled" else _products_host(op, vectors, num_pairs)
     return _verified(values, vectors, products, norm, jnp.asarray(tol, values.dtype), state.step)
+
+
+def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int) -> tuple[int, int, int]:
+    """What can be known to be wrong before anything is multiplied.
+
+    Args:
+        num_top: as for ``extreme_eigenpairs``.
+        num_bottom: as for ``extreme_eigenpairs``.
+        max_products: as for ``extreme_eigenpairs``.
+        dimension: of the operator.
+
+    Returns:
+        The first three, as Python integers.
+
+    Raises:
+        ValueError: if they do not fit together or the dimension.
+        TypeError: if one of them is no integer.
+    """
+    num_top = check_positive_int("num_top", num_top, minimum=0)
+    num_bottom = check_positive_int("num_bottom", num_bottom, minimum=0)
+    num_pairs = num_top + num_bottom
+    if not 1 <= num_pairs <= dimension:
+        raise ValueError(
+            f"num_top + num_bottom: expected 1 to {dimension}, the dimension of the operator, "
+            f"got {num_top} + {num_bottom}"
+        )
+    least = num_pairs + min(dimension, min_steps(num_pairs))
+    return num_top, num_bottom, check_positive_int("max_products", max_products, minimum=least)
 
 
 @partial(jax.jit, static_argnames=("num_top", "num_bottom"))

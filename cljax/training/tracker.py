@@ -16,7 +16,7 @@ from cljax.curvature.base import LinearOperator
 from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
-from cljax.spectral.extremes import Eigenpairs, extreme_eigenpairs
+from cljax.spectral.extremes import Eigenpairs, check_sizes, extreme_eigenpairs
 from cljax.theory.gradient_energy import gradient_energy
 from cljax.theory.structure import structure_extremes
 
@@ -160,17 +160,13 @@ class Tracker:
 
         Raises:
             TypeError: if ``params`` has a leaf that is not floating.
-            ValueError: if more eigenvalues are asked for than there are parameters.
+            ValueError: if more eigenvalues are asked for than there are parameters, or too few products allowed.
         """
         check_inexact_tree("params", params)
-        num_pairs = self.num_top + self.num_bottom
-        if num_pairs > tree.size(params):
-            raise ValueError(
-                f"num_top + num_bottom: expected at most {tree.size(params)}, the number of parameters, got {num_pairs}"
-            )
+        num_top, num_bottom, _ = check_sizes(self.num_top, self.num_bottom, self.max_products, tree.size(params))
         with_model = self.apply_fn is not None and self.measure_gauss_newton
         gauss = _empty_pairs(params, 1) if with_model else None
-        return TrackerState(_empty_pairs(params, num_pairs), gauss, jnp.zeros((), jnp.int32))
+        return TrackerState(_empty_pairs(params, num_top + num_bottom), gauss, jnp.zeros((), jnp.int32))
 
     def measure(self, state: TrackerState, params: PyTree, batch: Any, key: jax.Array) -> tuple[TrackerState, Record]:
         """One measurement.
