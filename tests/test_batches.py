@@ -5,6 +5,8 @@ import pytest
 
 from cljax.training.batches import Batches, padded_batch
 
+pytestmark = pytest.mark.fast
+
 INPUTS, TARGETS = np.arange(10.0)[:, None], np.arange(10)
 
 

@@ -13,6 +13,8 @@ from cljax import curvature, spectral, tree
 from tests.oracles import eps, tolerance
 from tests.problems import problem
 
+pytestmark = pytest.mark.fast
+
 
 def hessian(name="softmax-mlp", dtype=jnp.float64):
     case = problem(name, dtype)

@@ -8,6 +8,8 @@ import pytest
 from cljax import curvature, spectral
 from tests.oracles import eps
 
+pytestmark = pytest.mark.fast
+
 DRIVERS = pytest.mark.parametrize("driver", ["host", "compiled"])
 
 

@@ -12,6 +12,8 @@ from scipy.special import softmax
 from cljax import losses
 from tests.oracles import eps
 
+pytestmark = pytest.mark.fast
+
 REGULARIZERS = {"shannon": losses.shannon(), "squared": losses.squared(), "bernoulli": losses.bernoulli()}
 EACH = pytest.mark.parametrize("name", REGULARIZERS)
 SCORES = st.lists(st.floats(-8, 8), min_size=3, max_size=3)

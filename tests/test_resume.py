@@ -13,6 +13,8 @@ from cljax.training.run import make_run
 from tests.runs import read_rows, tiny
 from tests.test_fit import untimed
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

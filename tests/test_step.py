@@ -12,6 +12,8 @@ from cljax import losses, training
 from cljax.training.optimizer import learning_rate_schedule, make_optimizer
 from cljax.training.step import init_state, train_step
 
+pytestmark = pytest.mark.fast
+
 X, Y = (np.random.default_rng(seed).standard_normal(shape) for seed, shape in ((0, (12, 3)), (1, (12, 2))))
 W = np.random.default_rng(2).standard_normal((3, 2))
 

@@ -9,6 +9,8 @@ from cljax import losses, theory
 from tests.oracles import dense_jacobian
 from tests.problems import problem
 
+pytestmark = pytest.mark.fast
+
 
 def test_structure_matrices_are_the_blocks_of_the_dense_kernel(x64):
     case = problem("softmax-mlp")

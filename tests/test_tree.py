@@ -8,6 +8,8 @@ import pytest
 from cljax import tree
 from tests.oracles import flat, tolerance
 
+pytestmark = pytest.mark.fast
+
 LIKE = {"a": jnp.zeros((3, 4)), "b": [jnp.zeros(5), jnp.zeros(())]}
 BOUND = {"rtol": 0, "atol": tolerance(jnp.float32, 18, 4.0)}
 
