@@ -80,18 +80,17 @@ class Spectrum:
 
 
 def _report(result: RunResult, console: Console) -> None:
-    from cljax.plots import plot_run
+    from cljax.plots import plot_run, run_title
 
     for note in result.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     directory = result.run_dir
     config = RunConfig.load(directory / CONFIG)
-    title = f"{config.dataset}, {config.model}"
-    plots = plot_run(result.rows, directory, title, config.momentum)
+    plots = plot_run(result.rows, directory, config)
     if config.density_probes:
         plots += _spectrum(directory, console)
     row = result.rows[-1]
-    table = Table(title=f"{title} after {row['step']} steps")
+    table = Table(title=f"{run_title(config)} after {row['step']} steps")
     for heading in ("train loss", "test loss", "test accuracy", "λmax(H)", "λmin(H)", "λmax(GGN)", "gradient energy"):
         table.add_column(heading, justify="right")
     top, bottom = (row[f"hessian_{end}"][:1] for end in ("top", "bottom"))
@@ -122,8 +121,7 @@ def _spectrum(
         found = checkpoint_spectrum(run_dir, step=step, num_probes=num_probes, num_steps=num_steps)
     for note in found.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
-    title = f"{config.dataset}, {config.model}"
-    return [found.path, plot_spectrum(found, run_dir / f"spectrum-{found.step}.png", title)]
+    return [found.path, plot_spectrum(found, run_dir / f"spectrum-{found.step}.png", config)]
 
 
 Command = (

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cljax.spectral.density import SpectralDensity
+from cljax.training.config import RunConfig
 from cljax.training.spectrum import CheckpointSpectrum
 
 _STYLE: Any = {
@@ -21,17 +22,22 @@ _STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
+_LOSS_UNITS = {"shannon": "nats", "bernoulli": "nats", "squared": "score²"}
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#1f6fb4", "#e07b1a", "#2e8b57", "#b3282d", "#666666"
 
 
-def plot_run(rows: list[dict[str, Any]], directory: pathlib.Path, title: str, momentum: float) -> list[pathlib.Path]:
+def run_title(config: RunConfig) -> str:
+    """What was trained, for the heads of plots and tables."""
+    return f"{config.dataset}, {config.model}"
+
+
+def plot_run(rows: list[dict[str, Any]], directory: pathlib.Path, config: RunConfig) -> list[pathlib.Path]:
     """Loss, eigenvalues and structure extremes against the step.
 
     Args:
         rows: measurements, at least one.
         directory: where to write loss.png, eigenvalues.png and structure.png.
-        title: what was trained, for the head of each.
-        momentum: of SGD, for its stability threshold (2 + 2β)/lr.
+        config: of the run: what was trained, the unit of its loss, and the momentum for the threshold (2 + 2β)/lr.
 
     Returns:
         The files written.
@@ -41,21 +47,23 @@ def plot_run(rows: list[dict[str, Any]], directory: pathlib.Path, title: str, mo
     """
     if not rows:
         raise ValueError("rows: expected at least one measurement, got none")
+    title = run_title(config)
+    unit = _LOSS_UNITS[config.loss]
     with matplotlib.rc_context(_STYLE):
         return [
-            _save(_loss_figure(rows, title), directory / "loss.png"),
-            _save(_eigenvalue_figure(rows, title, momentum), directory / "eigenvalues.png"),
+            _save(_loss_figure(rows, title, unit), directory / "loss.png"),
+            _save(_eigenvalue_figure(rows, title, config.momentum), directory / "eigenvalues.png"),
             _save(_structure_figure(rows, title), directory / "structure.png"),
         ]
 
 
-def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, title: str) -> pathlib.Path:
+def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, config: RunConfig) -> pathlib.Path:
     """Spectral densities of Hessian and Gauss-Newton matrix, one above the other.
 
     Args:
         found: the densities.
         path: the file to write.
-        title: what was trained.
+        config: of the run.
 
     Returns:
         ``path``.
@@ -71,7 +79,7 @@ def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, title: str) -> 
                 ax.axvline(value, color=_GREY, ls=":", lw=1.2, label=None if index else "extreme eigenvalues")
             ax.set_ylabel("density  [1 / eigenvalue]")
             ax.legend(loc="upper center")
-        axes[0].set_title(f"{title}: spectral density at step {found.step}", loc="left")
+        axes[0].set_title(f"{run_title(config)}: spectral density at step {found.step}", loc="left")
         axes[1].set_xlabel("eigenvalue  [loss / parameter²]")
         return _save(figure, path)
 
@@ -92,7 +100,7 @@ def _draw_density(ax: Axes, density: SpectralDensity, label: str, color: str) ->
     ax.set_ylim(bottom=floor)
 
 
-def _loss_figure(rows: list[dict[str, Any]], title: str) -> Figure:
+def _loss_figure(rows: list[dict[str, Any]], title: str, unit: str) -> Figure:
     figure = Figure(figsize=(7.5, 5.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     steps = _column(rows, "step")
@@ -100,7 +108,7 @@ def _loss_figure(rows: list[dict[str, Any]], title: str) -> Figure:
         top.plot(steps, _column(rows, f"{name}_loss"), color=color, label=name)
         bottom.plot(steps, 100 * _column(rows, f"{name}_accuracy"), color=color, label=name)
     top.set_yscale("log")
-    top.set_ylabel("mean loss  [nats]")
+    top.set_ylabel(f"mean loss  [{unit}]")
     top.set_title(f"{title}: loss and accuracy", loc="left")
     bottom.set_ylabel("accuracy  [%]")
     bottom.set_xlabel("step")

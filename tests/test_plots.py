@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cljax import plots
+from cljax.training import RunConfig
 
 pytestmark = pytest.mark.fast
 
@@ -41,8 +42,8 @@ def figures(monkeypatch, tmp_path):
     save = plots._save
     monkeypatch.setattr(plots, "_save", lambda figure, path: found.update({path.name: figure}) or save(figure, path))
 
-    def draw(rows, momentum=0.9):
-        paths = plots.plot_run(rows, tmp_path, "digits, mlp", momentum)
+    def draw(rows, **settings):
+        paths = plots.plot_run(rows, tmp_path, RunConfig(**settings))
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
         assert not list(tmp_path.glob("*.partial"))
         return found
@@ -85,6 +86,10 @@ def test_what_did_not_converge_is_marked(figures):
     assert (marked.get_xdata().tolist(), marked.get_ydata().tolist()) == ([1], [6.0])
 
 
+def test_the_unit_of_the_loss_is_that_of_its_regularizer(figures):
+    assert "[score²]" in figures(ROWS, loss="squared")["loss.png"].axes[0].get_ylabel()
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -105,4 +110,4 @@ def test_rows_that_lack_something_still_draw(figures, rows):
 
 def test_no_rows(tmp_path):
     with pytest.raises(ValueError, match="expected at least one measurement"):
-        plots.plot_run([], tmp_path, "digits", 0.0)
+        plots.plot_run([], tmp_path, RunConfig())
