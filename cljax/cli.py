@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -93,18 +93,31 @@ def _report(result: RunResult, console: Console) -> None:
     table = Table(title=f"{run_title(config)} after {row['step']} steps")
     for heading in ("train loss", "test loss", "test accuracy", "λmax(H)", "λmin(H)", "λmax(GGN)", "gradient energy"):
         table.add_column(heading, justify="right")
-    top, bottom = (row[f"hessian_{end}"][:1] for end in ("top", "bottom"))
     table.add_row(
         f"{row['train_loss']:.4g}",
         f"{row['test_loss']:.4g}",
         f"{row['test_accuracy']:.1%}",
-        *(f"{values[0]:.4g}" if values else "-" for values in (top, bottom)),
-        f"{row['gauss_newton_top']:.4g}",
+        *(_eigenvalue(row, f"hessian_{end}") for end in ("top", "bottom")),
+        f"{row['gauss_newton_top']:.4g} ± {row['gauss_newton_residual']:.1g}",
         f"{row['gradient_energy']:.4g}",
     )
     console.print(table)
+    failed = sum(not all(row[f"hessian_{end}_converged"]) for row in result.rows for end in ("top", "bottom"))
+    failed += sum(not row["gauss_newton_converged"] for row in result.rows)
+    if failed:
+        console.print(
+            f"note: {failed} of {3 * len(result.rows)} ends of spectra have an eigenvalue whose residual is above --tol "
+            f"{config.tol:g} (× in the plots); more --max-products would lower it",
+            soft_wrap=True,
+            highlight=False,
+        )
     for path in [directory / name for name in (CONFIG, METRICS, CHECKPOINTS, EVENTS)] + plots:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _eigenvalue(row: dict[str, Any], name: str) -> str:
+    """The most extreme one, with its residual."""
+    return f"{row[name][0]:.4g} ± {row[f'{name}_residual'][0]:.1g}" if row[name] else "-"
 
 
 def _spectrum(
