@@ -106,7 +106,7 @@ def _report(result: RunResult, console: Console) -> None:
     failed += sum(not row["gauss_newton_converged"] for row in result.rows)
     if failed:
         console.print(
-            f"note: {failed} of {3 * len(result.rows)} ends of spectra have an eigenvalue whose residual is above --tol "
+            f"note: {failed} of {3 * len(result.rows)} ends of spectra have a residual above --tol "
             f"{config.tol:g} (× in the plots); more --max-products would lower it",
             soft_wrap=True,
             highlight=False,
