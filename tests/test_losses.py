@@ -14,15 +14,28 @@ from tests.oracles import eps
 
 pytestmark = pytest.mark.fast
 
-REGULARIZERS = {"shannon": losses.shannon(), "squared": losses.squared(), "bernoulli": losses.bernoulli()}
+REGULARIZERS = {
+    "shannon": losses.shannon(),
+    "squared": losses.squared(),
+    "bernoulli": losses.bernoulli(),
+    "poisson": losses.poisson(),
+    "sparsemax": losses.sparsemax(),
+    "tsallis-1.2": losses.tsallis(1.2),
+    "tsallis-1.5": losses.tsallis(1.5),
+    "tsallis-3": losses.tsallis(3.0),
+    "power-1.5": losses.power(1.5),
+    "power-4": losses.power(4.0),
+}
 EACH = pytest.mark.parametrize("name", REGULARIZERS)
 SCORES = st.lists(st.floats(-8, 8), min_size=3, max_size=3)
 
 
 def targets_like(name, rows):
     rows = np.asarray(rows, float)
-    if name == "shannon":
+    if name == "shannon" or name.startswith(("sparsemax", "tsallis")):
         return softmax(rows, axis=-1)
+    if name == "poisson":
+        return np.exp(rows)
     return 1 / (1 + np.exp(-rows)) if name == "bernoulli" else rows
 
 
@@ -34,8 +47,9 @@ def test_loss_is_between_its_quadratic_bounds_and_zero_at_the_prediction(name, s
         regularizer = REGULARIZERS[name]
         loss, f, y = losses.fenchel_young(regularizer), jnp.array(scores), jnp.asarray(targets_like(name, raw))
         residual = np.sum((regularizer.predict(f) - y) ** 2)
-        slack = 64 * eps(f.dtype) * (1 + np.abs(scores).max())
-        assert loss(f, y) >= regularizer.strong_convexity / 2 * residual - slack
+        size = 1 + np.abs(scores).max() + abs(regularizer.conjugate(f)) + abs(regularizer.value(y))
+        slack = 64 * eps(f.dtype) * size
+        assert loss(f, y) >= (regularizer.strong_convexity or 0) / 2 * residual - slack
         if regularizer.smoothness is not None:
             assert loss(f, y) <= regularizer.smoothness / 2 * residual + slack
         assert abs(loss(f, regularizer.predict(f))) <= slack
@@ -75,7 +89,57 @@ def test_derivatives_are_those_of_the_conjugate(name, x64):
     rows = jax.vmap(lambda u: regularizer.factor_transpose_product(jnp.asarray(f), u))(jnp.eye(4)).T
     np.testing.assert_allclose(columns @ columns.T, hessian, **bound)
     np.testing.assert_allclose(rows, columns.T, **bound)
-    assert np.linalg.eigvalsh(hessian)[-1] <= 1 / regularizer.strong_convexity + 1e-13
+    if regularizer.strong_convexity is not None:
+        assert np.linalg.eigvalsh(hessian)[-1] <= 1 / regularizer.strong_convexity + 1e-13
+
+
+@EACH
+def test_formulas_for_derivatives_are_limits_of_differences(name, x64):
+    regularizer = REGULARIZERS[name]
+    f = np.array([0.4, -0.3, 0.1])
+    errors = []
+    for step in (2e-3, 1e-3):
+        slopes = [
+            (regularizer.conjugate(f + step * e) - regularizer.conjugate(f - step * e)) / (2 * step) for e in np.eye(3)
+        ]
+        bends = [
+            (regularizer.predict(f + step * e) - regularizer.predict(f - step * e)) / (2 * step) for e in np.eye(3)
+        ]
+        hessian = np.stack([regularizer.hessian_product(jnp.asarray(f), e) for e in np.eye(3)], axis=-1)
+        errors.append(
+            (np.abs(np.stack(slopes) - regularizer.predict(f)).max(), np.abs(np.stack(bends, -1) - hessian).max())
+        )
+    for coarse, fine in zip(*errors, strict=True):
+        # second order, unless the differences are exact up to rounding
+        assert fine < 1e-9 or 3.9 < coarse / fine < 4.1
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0, 3.0])
+def test_entmax_meets_its_optimality_conditions(alpha, x64):
+    regularizer = losses.tsallis(alpha)
+    rng = np.random.default_rng(0)
+    f = rng.standard_normal((50, 7)) * rng.choice([0.01, 1, 10], (50, 1))
+    p = np.asarray(regularizer.predict(jnp.asarray(f)))
+    np.testing.assert_allclose(p.sum(-1), 1, rtol=0, atol=16 * eps(jnp.float64))
+    assert (p >= 0).all()
+    assert (p == 0).any()
+    # ∇Ω(p) = f − τ on the support, and f ≤ τ off it
+    gap = f - p ** (alpha - 1) / (alpha - 1)
+    threshold = np.array([row[q > 0].mean() for row, q in zip(gap, p, strict=True)])[:, None]
+    slack = 64 * eps(jnp.float64) * (1 + np.abs(f))
+    assert (np.abs(gap - threshold)[p > 0] <= slack[p > 0]).all()
+    assert ((f - threshold)[p == 0] <= slack[p == 0]).all()
+
+
+def test_entmax_between_softmax_and_sparsemax():
+    assert losses.tsallis(1.0) == losses.shannon()
+    assert losses.tsallis(2) == losses.sparsemax()
+    f = jnp.array([[0.3, -0.2, 0.1]])
+    np.testing.assert_allclose(losses.tsallis(1.001).predict(f), jax.nn.softmax(f), atol=2e-3)
+    with pytest.raises(ValueError, match=r"alpha: expected a finite number of at least 1, got 0.5"):
+        losses.tsallis(0.5)
+    with pytest.raises(ValueError, match=r"r: expected a finite exponent above 1, got 1"):
+        losses.power(1)
 
 
 def test_softmax_is_sharply_two_strongly_convex(x64):
@@ -111,13 +175,31 @@ def test_confident_and_right_does_not_cancel():
 
 
 @EACH
-def test_extreme_scores_stay_finite_with_their_derivatives(name):
-    loss = losses.fenchel_young(REGULARIZERS[name])
-    f = jnp.array([1e4, -1e4, 0.0], jnp.float32)
+@pytest.mark.parametrize("f", [[1e9, -1e9, 0.0], [1e9, 1e9, 1e9], [-1e9, -1e9, -1e9], [0.0, 0.0, 0.0]], ids=str)
+def test_extreme_and_tied_scores_stay_finite_with_their_derivatives(name, f):
+    loss, f = losses.fenchel_young(REGULARIZERS[name]), jnp.array(f, jnp.float32)
+    if name == "poisson" and f[0] > 0:
+        assert jnp.isposinf(loss(f, 1))  # a rate of exp(1e9) is beyond any dtype
+        return
     for label in range(3):
         assert jnp.isfinite(loss(f, label))
+        assert loss(f, label) >= 0
         assert jnp.all(jnp.isfinite(jax.grad(loss)(f, label)))
-        assert jnp.all(jnp.isfinite(jax.hessian(loss)(f, label)))
+        if name != "power-4" or f.any():  # its conjugate |f|^(4/3) has no second derivative at 0
+            assert jnp.all(jnp.isfinite(jax.hessian(loss)(f, label)))
+
+
+@EACH
+def test_nan_stays_nan_and_batches_are_rows(name):
+    regularizer = REGULARIZERS[name]
+    loss = losses.fenchel_young(regularizer)
+    assert np.isnan(loss(jnp.array([jnp.nan, 0.0, 0.0]), 1))
+    assert np.isnan(regularizer.predict(jnp.array([jnp.nan, 0.0, 0.0]))).any()
+    f = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+    rows = jnp.stack([loss(row, 2) for row in f])
+    np.testing.assert_allclose(jax.vmap(lambda row: loss(row, 2))(f), rows, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(loss(f, jnp.full(4, 2)), rows, rtol=1e-6, atol=1e-7)
+    assert loss(f, jnp.full(4, 2)).dtype == jnp.float32
 
 
 def test_half_precision_is_computed_in_single():

@@ -14,7 +14,12 @@ from cljax.losses.regularizer import Regularizer
 class Bernoulli(Regularizer):
     """Ω(y) = Σ y log y + (1−y) log(1−y) on [0, 1]^K; its loss is the sum over K of binary KL divergences, in nats."""
 
-    strong_convexity: ClassVar[float | None] = 4.0
+    domain: ClassVar[str] = "probabilities of events: entries of at least 0 and at most 1"
+
+    @property
+    def strong_convexity(self) -> float:
+        """4: ∇²Ω* = diag σ(f)σ(−f) has no entry above 1/4."""
+        return 4.0
 
     def value(self, targets: jax.Array) -> jax.Array:
         """Σ y log y + (1−y) log(1−y), and +inf outside of the cube."""

@@ -15,12 +15,20 @@ class Regularizer(abc.ABC):
     S Sᵀ = ∇²Ω*(scores); it is (K, L), with L = K for all regularizers of this library.
 
     Attributes:
-        strong_convexity: m such that Ω is m-strongly convex in the Euclidean norm, or None where there is none.
-        smoothness: M such that Ω is M-smooth in the Euclidean norm, or None where there is none.
+        domain: the targets on which Ω is finite, in words.
     """
 
-    strong_convexity: ClassVar[float | None] = None
-    smoothness: ClassVar[float | None] = None
+    domain: ClassVar[str]
+
+    @property
+    def strong_convexity(self) -> float | None:
+        """The m such that Ω is m-strongly convex in the Euclidean norm, whatever K; None where there is none."""
+        return None
+
+    @property
+    def smoothness(self) -> float | None:
+        """The M such that Ω is M-smooth in the Euclidean norm, whatever K; None where there is none."""
+        return None
 
     @abc.abstractmethod
     def value(self, targets: jax.Array) -> jax.Array:

@@ -18,12 +18,16 @@ class Shannon(Regularizer):
     smooth: its gradient is unbounded at the border of the simplex.
     """
 
-    strong_convexity: ClassVar[float | None] = 2.0
+    domain: ClassVar[str] = "probabilities: entries of at least 0 whose sum is 1"
+
+    @property
+    def strong_convexity(self) -> float:
+        """2: ∇²Ω* = diag p − p pᵀ has no eigenvalue above 1/2."""
+        return 2.0
 
     def value(self, targets: jax.Array) -> jax.Array:
         """Σ p log p, and +inf where p is not on the simplex up to the square root of the dtype's eps."""
-        slack = jnp.finfo(targets.dtype).eps ** 0.5
-        outside = (jnp.min(targets, axis=-1) < 0) | (jnp.abs(jnp.sum(targets, axis=-1) - 1) > slack)
+        outside = simplex_distance(targets) > jnp.finfo(targets.dtype).eps ** 0.5
         inside = jnp.sum(xlogy(targets, jnp.where(outside[..., None], 1, targets)), axis=-1)
         return jnp.where(outside, jnp.inf, inside)
 
@@ -56,6 +60,11 @@ class Shannon(Regularizer):
         rest = jnp.sum(jnp.where(top, 0, jnp.exp(scores - greatest)), axis=-1)
         gap = jnp.sum(targets * (greatest - scores), axis=-1)
         return jnp.log1p(rest) + gap + self.value(targets)
+
+
+def simplex_distance(targets: jax.Array) -> jax.Array:
+    """How far points are off the simplex: +inf with a negative entry, else |Σ p − 1|; (..., K) -> (...)."""
+    return jnp.where(jnp.min(targets, axis=-1) < 0, jnp.inf, jnp.abs(jnp.sum(targets, axis=-1) - 1))
 
 
 def _root(scores: jax.Array) -> jax.Array:

@@ -13,8 +13,17 @@ from cljax.losses.regularizer import Regularizer
 class Squared(Regularizer):
     """Ω(y) = |y|²/2, its own conjugate; its Fenchel-Young loss is |y − f|²/2."""
 
-    strong_convexity: ClassVar[float | None] = 1.0
-    smoothness: ClassVar[float | None] = 1.0
+    domain: ClassVar[str] = "any real vectors"
+
+    @property
+    def strong_convexity(self) -> float:
+        """1: ∇²Ω = I."""
+        return 1.0
+
+    @property
+    def smoothness(self) -> float:
+        """1: ∇²Ω = I."""
+        return 1.0
 
     def value(self, targets: jax.Array) -> jax.Array:
         """|y|²/2."""

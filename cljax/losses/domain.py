@@ -1,0 +1,62 @@
+"""Whether targets are in the domain of a regularizer, before anything is computed with them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.losses.fenchel_young import FenchelYoungLoss
+from cljax.losses.regularizer import Regularizer
+
+_REMEDY = {
+    "negative": "clip or count again",
+    "sum": "divide each row by its sum",
+    "above": "divide by the number of trials, or use losses.poisson() for counts",
+}
+
+
+def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: Any) -> jax.Array:
+    """Require that all targets are in the domain of Ω; on the host, with concrete values.
+
+    Args:
+        loss: a Fenchel-Young loss or its regularizer; another function has no domain and passes.
+        targets: as the loss takes them: soft targets of shape (..., K), or labels or values of shape (...).
+        scores: shape and dtype of the scores, (..., K): an array or a ``jax.ShapeDtypeStruct``.
+
+    Returns:
+        The targets as points of the domain, shape (..., K); unchanged for a loss that is not a Fenchel-Young loss.
+
+    Raises:
+        ValueError: if a target is not finite, out of the domain, or a label not in 0..K−1, or the shapes do not match;
+            the message names the first such row, the domain, and the remedy.
+        TypeError: if class labels are expected, by shape, and the targets are not integers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from cljax import losses
+        >>> losses.check_targets(losses.shannon(), jnp.array([1]), jnp.zeros((1, 2))).tolist()
+        [[0.0, 1.0]]
+    """
+    regularizer = loss.regularizer if isinstance(loss, FenchelYoungLoss) else loss
+    if not isinstance(regularizer, Regularizer):
+        return jnp.asarray(targets)
+    given = np.asarray(targets)
+    encoded = regularizer.encode(given, jnp.zeros(scores.shape, jnp.promote_types(scores.dtype, jnp.float32)))
+    values = np.asarray(regularizer.value(encoded))
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return encoded
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    row = np.asarray(encoded)[where]
+    at = f"targets[{', '.join(map(str, where))}]" if where else "targets"
+    if np.isnan(row).all() and np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"{at}: expected a label in 0..{row.size - 1}, got {given[where]}; renumber the classes")
+    if not np.isfinite(row).all():
+        raise ValueError(f"{at}: expected finite values, got {_short(row)}; drop the row or give it weight 0")
+    reason = "negative" if row.min() < 0 else "above" if "at most 1" in regularizer.domain else "sum"
+    raise ValueError(f"{at}: expected {regularizer.domain}; got {_short(row)}; {_REMEDY[reason]}")
+
+
+def _short(row: np.ndarray) -> str:
+    return np.array2string(row, precision=4, threshold=6, separator=", ").replace("\n", "")

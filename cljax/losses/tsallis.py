@@ -1,0 +1,174 @@
+"""Tsallis entropies on the simplex, between softmax and sparsemax: sparse predictions."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cljax.losses.analytic import AnalyticRegularizer
+from cljax.losses.regularizer import Regularizer
+from cljax.losses.shannon import shannon, simplex_distance
+
+
+@dataclasses.dataclass(frozen=True)
+class Tsallis(AnalyticRegularizer):
+    """Ω(p) = Σ (p^α − p) / (α(α−1)) on the simplex, α > 1; its prediction is α-entmax.
+
+    With p = ∇Ω*(f), and s = p^(2−α) where p > 0, the Hessian of the conjugate is diag s − s sᵀ / Σ s. Where the set of
+    positive entries changes it has no derivative: there, the formula's value is an element of the generalized one.
+
+    Attributes:
+        alpha: α.
+    """
+
+    alpha: float
+    domain: ClassVar[str] = "probabilities: entries of at least 0 whose sum is 1"
+
+    @property
+    def strong_convexity(self) -> float | None:
+        """1 for α of at most 2, whatever K; above, ∇²Ω = diag p^(α−2) vanishes at the border."""
+        return 1.0 if self.alpha <= 2 else None
+
+    def value(self, targets: jax.Array) -> jax.Array:
+        """Σ (p^α − p) / (α(α−1)), and +inf where p is not on the simplex up to the square root of the dtype's eps."""
+        outside = simplex_distance(targets) > jnp.finfo(targets.dtype).eps ** 0.5
+        p = jnp.where(outside[..., None], 1, targets)
+        return jnp.where(outside, jnp.inf, jnp.sum(self._entropy_term(p), axis=-1))
+
+    def _entropy_term(self, p: jax.Array) -> jax.Array:
+        return (p**self.alpha - p) / (self.alpha * (self.alpha - 1))
+
+    def _predict(self, scores: jax.Array) -> jax.Array:
+        return _entmax(scores, self.alpha)
+
+    def _conjugate(self, scores: jax.Array) -> jax.Array:
+        greatest = jnp.max(scores, axis=-1, keepdims=True)
+        p = self._predict(scores)
+        product = jnp.where(p > 0, p * (scores - greatest), 0)
+        return greatest[..., 0] + jnp.sum(product - self._entropy_term(p), axis=-1)
+
+    def _divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
+        # the Bregman divergence, term by term at least 0, and what targets outside of the prediction's support cost
+        p = self._predict(scores)
+        slope = p ** (self.alpha - 1) / (self.alpha - 1)
+        terms = self._entropy_term(targets) - self._entropy_term(p)
+        terms = terms - (slope - 1 / (self.alpha * (self.alpha - 1))) * (targets - p)
+        top = jnp.max(scores, axis=-1, keepdims=True) - jnp.max(slope, axis=-1, keepdims=True)
+        cost = jnp.where(p > 0, 0, (top - scores) * targets)
+        total = jnp.sum(jnp.maximum(terms, 0) + jnp.maximum(cost, 0), axis=-1)
+        return jnp.where(jnp.isfinite(self.value(targets)), total, self.value(targets))
+
+    def _spread(self, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Shares s = p^(2−α) on the support, and Σ s."""
+        p = self.predict(scores)
+        s = jnp.where(p > 0, jnp.where(p > 0, p, 1) ** (2 - self.alpha), 0)
+        return s, jnp.sum(s, axis=-1, keepdims=True)
+
+    def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
+        """(diag s − s sᵀ / Σ s) v."""
+        s, total = self._spread(scores)
+        return s * (v - jnp.sum(s * v, axis=-1, keepdims=True) / total)
+
+    def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
+        """S u with S = diag √s − s √sᵀ / Σ s."""
+        s, total = self._spread(scores)
+        return jnp.sqrt(s) * u - s * jnp.sum(jnp.sqrt(s) * u, axis=-1, keepdims=True) / total
+
+    def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
+        """Sᵀ v with S = diag √s − s √sᵀ / Σ s."""
+        s, total = self._spread(scores)
+        return jnp.sqrt(s) * (v - jnp.sum(s * v, axis=-1, keepdims=True) / total)
+
+
+def _entmax(scores: jax.Array, alpha: float) -> jax.Array:
+    """[(α−1) f − τ]₊^(1/(α−1)) with τ such that the sum is 1."""
+    z = (alpha - 1) * (scores - jnp.max(scores, axis=-1, keepdims=True))
+    if alpha == 2:
+        flat = jax.vmap(optax.projections.projection_simplex)(z.reshape(-1, z.shape[-1]))
+        return flat.reshape(z.shape)
+    if 2 * alpha == 3:
+        return jnp.maximum(z - _threshold_by_sorting(z), 0) ** 2
+    return _by_bisection(z, alpha)
+
+
+def _threshold_by_sorting(z: jax.Array) -> jax.Array:
+    """τ with Σ [z − τ]₊² = 1: for the k greatest entries, mean − √((1 − their sum of squared deviations) / k)."""
+    sorted_z = -jnp.sort(-z, axis=-1)
+    # entries more than 1 below the greatest are never in the support; keeping them would overflow and cancel
+    kept = jnp.maximum(sorted_z, -2)
+    count = jnp.arange(1, z.shape[-1] + 1, dtype=z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
+    mean = jnp.cumsum(kept, axis=-1) / count
+    deviation = jnp.cumsum(kept * kept, axis=-1) - count * mean * mean
+    root = jnp.sqrt(jnp.maximum((1 - deviation) / count, 0))
+    thresholds = mean - root
+    support = jnp.sum(thresholds <= sorted_z, axis=-1, keepdims=True)
+    return jnp.take_along_axis(thresholds, jnp.maximum(support - 1, 0), axis=-1)
+
+
+def _by_bisection(z: jax.Array, alpha: float) -> jax.Array:
+    """Bisection of τ between −1 and −K^(1−α), until the bracket is down to rounding; then the sum is made 1."""
+    low = jnp.full_like(z[..., :1], -1)
+    high = jnp.full_like(low, -(float(z.shape[-1]) ** (1 - alpha)))
+    power = 1 / (alpha - 1)
+
+    def mass(threshold: jax.Array) -> jax.Array:
+        return jnp.maximum(z - threshold, 0) ** power
+
+    def body(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        too_much = jnp.sum(mass(middle), axis=-1, keepdims=True) >= 1
+        return jnp.where(too_much, middle, low), jnp.where(too_much, high, middle)
+
+    low, _ = jax.lax.fori_loop(0, jnp.finfo(z.dtype).nmant + 3, body, (low, high))
+    p = mass(low)
+    return p / jnp.sum(p, axis=-1, keepdims=True)
+
+
+def tsallis(alpha: float) -> Regularizer:
+    """Negative Tsallis entropy on the simplex: prediction α-entmax, exactly 0 for scores far below the greatest.
+
+    Args:
+        alpha: α of at least 1. 1 is ``shannon()``, 2 is ``sparsemax()``, 1.5 has an exact solution by sorting; others
+            are found by bisection down to the dtype's rounding.
+
+    Returns:
+        The regularizer Ω(p) = Σ (p^α − p) / (α(α−1)); targets are class labels or points of the simplex.
+
+    Raises:
+        ValueError: if alpha is below 1 or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from cljax import losses
+        >>> losses.tsallis(1.5).predict(jnp.array([2.0, 0.0, 0.0])).tolist()
+        [1.0, 0.0, 0.0]
+
+    References:
+        Blondel, Martins, Niculae, Learning with Fenchel-Young losses, JMLR 21 (2020), section 4.3;
+        Peters, Niculae, Martins, Sparse sequence-to-sequence models, ACL 2019, algorithms 1 and 2.
+    """
+    if not 1 <= alpha < float("inf"):
+        raise ValueError(f"alpha: expected a finite number of at least 1, got {alpha}; 1 is softmax, 2 sparsemax")
+    return shannon() if alpha == 1 else Tsallis(float(alpha))
+
+
+def sparsemax() -> Regularizer:
+    """Half the squared norm on the simplex: the prediction is the Euclidean projection of the scores onto it.
+
+    Returns:
+        The regularizer Ω(p) = (|p|² − 1) / 2, which is ``tsallis(2)``; targets are class labels or points of the
+        simplex.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from cljax import losses
+        >>> losses.sparsemax().predict(jnp.array([0.5, 0.0, -2.0])).tolist()
+        [0.75, 0.25, 0.0]
+
+    References:
+        Martins, Astudillo, From softmax to sparsemax, ICML 2016.
+    """
+    return Tsallis(2.0)
