@@ -1,19 +1,16 @@
 """The tangent kernel J Jᵀ over a batch, and the structure matrices, its diagonal blocks."""
 
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from cljax import tree
-from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.examples import check_chunk, example_jacobian, gram, map_examples
 from cljax.curvature.jacobian import linearize_model
-
-_CHUNK_BYTES = 2**28
 
 
 @pytree_dataclass
@@ -63,8 +60,7 @@ def tangent_kernel(apply_fn: Any, params: PyTree, inputs: PyTree) -> TangentKern
         TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from cljax import curvature
+        >>>         >>> from cljax import curvature
         >>> op = curvature.tangent_kernel(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]]))
         >>> (op @ jnp.ones((1, 1))).item()
         5.0
@@ -93,8 +89,7 @@ def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_siz
         ValueError: if the scores are not of shape (batch, K), or ``chunk_size`` is below 1.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from cljax import curvature
+        >>>         >>> from cljax import curvature
         >>> curvature.structure_matrix(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]])).tolist()
         [[[5.0]]]
 
@@ -108,25 +103,11 @@ def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_siz
         raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
     if not scores.shape[0]:
         raise ValueError("inputs: expected at least one example, got a batch of size 0")
-    if chunk_size is None:
-        per_example = scores.shape[1] * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
-        chunk_size = max(1, _CHUNK_BYTES // per_example)
-    chunk_size = min(check_positive_int("chunk_size", chunk_size), scores.shape[0])
+    chunk_size = check_chunk(chunk_size, scores.shape[0], params, scores.shape[1])
     return _structure_matrices(apply_tree, params, inputs, chunk_size)
 
 
 @partial(jax.jit, static_argnames="chunk_size")
 @highest_precision
 def _structure_matrices(apply_fn: Any, params: PyTree, inputs: PyTree, chunk_size: int) -> jax.Array:
-    def one(example: PyTree) -> jax.Array:
-        rows = jax.jacrev(lambda p: apply_fn(p, jax.tree.map(lambda x: x[None], example))[0])(params)
-
-        def block(row: jax.Array) -> jax.Array:
-            flat = row.reshape(row.shape[0], -1).astype(tree.work_dtype(row.dtype))
-            return jnp.matmul(flat, flat.T)
-
-        return reduce(jnp.add, jax.tree.leaves(jax.tree.map(block, rows)))
-
-    if chunk_size >= jax.tree.leaves(inputs)[0].shape[0]:
-        return jax.vmap(one)(inputs)
-    return jax.lax.map(one, inputs, batch_size=chunk_size)
+    return map_examples(lambda x: gram(example_jacobian(apply_fn, params, x)[1]), inputs, chunk_size)

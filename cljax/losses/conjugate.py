@@ -50,7 +50,7 @@ def conjugate(
         domain: "reals"; "positive", for y > 0; "box", for 0 < y < 1; "simplex", for the probability simplex.
         start: points inside of the domain, shape (K,) or (..., K), where ``fn`` has a finite Hessian; None for the
             middle of a bounded domain, 1 for "positive" and 0 for "reals".
-        tol: greatest gap that counts as converged, relative to 1 + abs(value) + max abs(f); None for the dtype's eps^(3/4).
+        tol: greatest gap that counts as converged, relative to 1 + abs(value) + max abs(f); None for eps^(3/4).
 
     Returns:
         Values, maximizers and their accuracy. Where ``fn`` is not convex on the way, grows too slowly to have a

@@ -7,11 +7,10 @@ import jax
 
 from cljax import tree
 from cljax._batch import Batch, as_batch, weighted_mean
-from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._checks import check_inexact_tree
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import as_callable_tree, highest_precision
-
-_CHUNK_BYTES = 2**28
+from cljax.curvature.examples import check_chunk, map_examples
 
 
 def gradient_energy(
@@ -49,9 +48,7 @@ def gradient_energy(
     """
     check_inexact_tree("params", params)
     batch = as_batch(batch)
-    if chunk_size is None:
-        chunk_size = max(1, _CHUNK_BYTES // sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params)))
-    chunk_size = min(check_positive_int("chunk_size", chunk_size), batch.num_examples)
+    chunk_size = check_chunk(chunk_size, batch.num_examples, params)
     return _energy(as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss), params, batch, chunk_size)
 
 
@@ -67,9 +64,5 @@ def _energy(apply_fn: Any, loss: Any, params: PyTree, batch: Batch, chunk_size: 
         gradient = jax.grad(lambda p: loss(apply_fn(p, inputs), targets)[0])(params)
         return tree.vdot(gradient, gradient)
 
-    examples = (batch.inputs, batch.targets)
-    if chunk_size >= batch.num_examples:
-        norms = jax.vmap(squared_norm)(examples)
-    else:
-        norms = jax.lax.map(squared_norm, examples, batch_size=chunk_size)
+    norms = map_examples(squared_norm, (batch.inputs, batch.targets), chunk_size)
     return weighted_mean(norms, batch.weight)
