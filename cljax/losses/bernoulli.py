@@ -43,6 +43,10 @@ class Bernoulli(Regularizer):
         """Sᵀ v: S is diagonal."""
         return self.factor_product(scores, v)
 
+    def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
+        """1 / min p(1 − p): the divergence is at most Σ (y − p)² / (p(1 − p)), Pearson's χ²."""
+        return jnp.exp(-jnp.min(jax.nn.log_sigmoid(scores) + jax.nn.log_sigmoid(-scores), axis=-1))
+
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """Σ y softplus(−f) + (1−y) softplus(f) + Ω(y): both terms vanish where the prediction is right."""
         cross = targets * jax.nn.softplus(-scores) + (1 - targets) * jax.nn.softplus(scores)

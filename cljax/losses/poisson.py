@@ -42,6 +42,10 @@ class Poisson(Regularizer):
         """Sᵀ v: S is diagonal."""
         return self.factor_product(scores, v)
 
+    def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
+        """1 / min λ with the rates λ: the divergence is at most Σ (y − λ)² / λ, Pearson's χ²."""
+        return jnp.exp(-jnp.min(scores, axis=-1))
+
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """Σ y (exp u − 1 − u) with u = f − log y, and exp f where y is 0."""
         outside, empty = targets < 0, targets == 0

@@ -16,9 +16,12 @@ class Regularizer(abc.ABC):
 
     Attributes:
         domain: the targets on which Ω is finite, in words.
+        on_simplex: whether that is the probability simplex: then predictions and targets have the same sum, and their
+            difference is orthogonal to the vector of ones.
     """
 
     domain: ClassVar[str]
+    on_simplex: ClassVar[bool] = False
 
     @property
     def strong_convexity(self) -> float | None:
@@ -57,6 +60,21 @@ class Regularizer(abc.ABC):
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """Fenchel-Young loss Ω(y) + Ω*(f) − <f, y>, written so that it does not cancel: (..., K) twice -> (...)."""
         return self.value(targets) + self.conjugate(scores) - jnp.sum(scores * targets, axis=-1)
+
+    def residual(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
+        """∇Ω*(f) − y, on the simplex with the entry of the greatest score made up of the others: (..., K)."""
+        difference = self.predict(scores) - targets
+        if not self.on_simplex:
+            return difference
+        # where a prediction is all but 1, its difference to 1 would be rounding; the others' differences are exact
+        top = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=bool)
+        rest = jnp.where(top, 0, difference)
+        return jnp.where(top, -jnp.sum(rest, axis=-1, keepdims=True), rest)
+
+    def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
+        """A c(f) with d(y, f) ≤ c(f) |∇Ω*(f) − y|² for all y of the domain: (..., K) -> (...); +inf for none."""
+        half = jnp.inf if self.smoothness is None else self.smoothness / 2
+        return jnp.full(scores.shape[:-1], half, scores.dtype)
 
     def encode(self, targets: Any, scores: jax.Array) -> jax.Array:
         """Targets as points of the shape and dtype of ``scores``.

@@ -19,6 +19,7 @@ class Shannon(Regularizer):
     """
 
     domain: ClassVar[str] = "probabilities: entries of at least 0 whose sum is 1"
+    on_simplex: ClassVar[bool] = True
 
     @property
     def strong_convexity(self) -> float:
@@ -52,6 +53,10 @@ class Shannon(Regularizer):
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v with S = diag(√p) − p √pᵀ."""
         return _root(scores) * (v - jnp.sum(self.predict(scores) * v, axis=-1, keepdims=True))
+
+    def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
+        """1 / min p: the divergence is at most Σ (y − p)² / p, Pearson's χ²."""
+        return jnp.exp(-jnp.min(jax.nn.log_softmax(scores, axis=-1), axis=-1))
 
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """KL(y ‖ softmax(f)), accurate to rounding where the prediction is all but certain and right."""

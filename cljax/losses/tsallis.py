@@ -25,6 +25,7 @@ class Tsallis(AnalyticRegularizer):
 
     alpha: float
     domain: ClassVar[str] = "probabilities: entries of at least 0 whose sum is 1"
+    on_simplex: ClassVar[bool] = True
 
     @property
     def strong_convexity(self) -> float | None:

@@ -1,5 +1,6 @@
-"""Extreme eigenvalues of the structure matrices A_x = J_x J_xᵀ over a batch."""
+"""Eigenvalues of the structure matrices A_x = J_x J_xᵀ over a batch."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax._batch import Batch, as_batch
+from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.curvature.kernel import structure_matrix
+from cljax.curvature.base import as_callable_tree, highest_precision
+from cljax.curvature.examples import check_chunk, example_jacobian, gram, map_examples
 from cljax.losses.fenchel_young import FenchelYoungLoss
-from cljax.losses.shannon import Shannon
 
 SUBSPACES = ("auto", "full", "centered")
 
@@ -26,6 +28,7 @@ class StructureExtremes:
         lambda_min: scalar, least λ_min over examples of weight above 0.
         lambda_max: scalar, greatest λ_max over examples of weight above 0.
         spread: scalar, log(lambda_max / lambda_min) in nats; +inf where lambda_min is not above rounding.
+        spectra: (batch, K) or, on the complement of ones, (batch, K − 1), ascending; None if not asked for.
     """
 
     per_example_min: jax.Array
@@ -33,6 +36,7 @@ class StructureExtremes:
     lambda_min: jax.Array
     lambda_max: jax.Array
     spread: jax.Array
+    spectra: jax.Array | None = None
 
 
 def structure_extremes(
@@ -43,12 +47,13 @@ def structure_extremes(
     *,
     subspace: str = "auto",
     chunk_size: int | None = None,
+    spectra: bool = False,
 ) -> StructureExtremes:
     """Extreme eigenvalues of A_x = J_x J_xᵀ over a batch.
 
-    For the softmax loss the residual softmax(f) − y is always orthogonal to the vector of ones, so A_x acts on the
-    complement of ones alone: its eigenvalues there bound the loss more tightly and do not vanish for heads whose
-    scores sum to a constant.
+    For losses on the simplex the residual, prediction minus target, is always orthogonal to the vector of ones, so A_x
+    acts on the complement of ones alone: its eigenvalues there bound the loss more tightly and do not vanish for heads
+    whose scores sum to a constant. Memory does not grow with the batch.
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
@@ -56,14 +61,17 @@ def structure_extremes(
         params: pytree of floating arrays.
         batch: a ``cljax.Batch``, or a tuple (inputs, targets).
         subspace: "full" for the eigenvalues of A_x, as the papers take them; "centered" for those on the complement of
-            ones, for K of at least 2; "auto" for "centered" with the Fenchel-Young loss of ``losses.shannon()``.
-        chunk_size: see ``curvature.structure_matrix``.
+            ones, for K of at least 2; "auto" for "centered" with Fenchel-Young losses on the simplex.
+        chunk_size: examples whose Jacobians are held at a time, see ``curvature.structure_matrix``.
+        spectra: whether to return all eigenvalues of each example too.
 
     Returns:
         Eigenvalues in squared units of the Jacobian. Rounding may leave λ_min of order −eps λ_max.
 
     Raises:
-        ValueError: if the subspace is not known, K is 1 for "centered", or the batch is empty.
+        ValueError: if the subspace is not known, K is 1 for "centered", the scores are not of shape (batch, K), or the
+            batch is empty.
+        TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,40 +86,96 @@ def structure_extremes(
     References:
         arXiv:2608.09523, section 9.3.2 and corollary 5.3; the restriction to the complement of ones is ours.
     """
+    batch = as_batch(batch)
+    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    centered = is_centered(subspace, loss, num_scores)
+    chunk_size = check_chunk(chunk_size, batch.num_examples, params, num_scores)
+    eigenvalues = _eigenvalues(apply_tree, params, batch.inputs, centered, chunk_size, spectra)
+    return _extremes(eigenvalues, batch.weight, num_scores, spectra)
+
+
+def check_model(apply_fn: Any, params: PyTree, batch: Batch) -> tuple[Any, int]:
+    """The model as a pytree, and K.
+
+    Args:
+        apply_fn: hashable, or a callable pytree.
+        params: pytree of floating arrays.
+        batch: examples.
+
+    Returns:
+        The callable pytree and the number of scores.
+
+    Raises:
+        ValueError: if the scores are not of shape (batch, K).
+    """
+    check_inexact_tree("params", params)
+    apply_tree = as_callable_tree("apply_fn", apply_fn)
+    scores = jax.eval_shape(apply_tree, params, batch.inputs)
+    if len(scores.shape) != 2:
+        raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
+    return apply_tree, scores.shape[1]
+
+
+def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
+    """Whether A_x is taken on the complement of ones.
+
+    Args:
+        subspace: one of ``SUBSPACES``.
+        loss: the per-example loss.
+        num_scores: K.
+
+    Returns:
+        True or False.
+
+    Raises:
+        ValueError: if the subspace is not known, or is "centered" with K = 1.
+    """
     if subspace not in SUBSPACES:
         raise ValueError(f"subspace: expected one of {list(SUBSPACES)}, got {subspace!r}")
-    batch = as_batch(batch)
-    matrices = structure_matrix(apply_fn, params, batch.inputs, chunk_size=chunk_size)
-    if subspace == "centered" or (subspace == "auto" and is_softmax(loss)):
-        matrices = _centered(matrices)
-    return _extremes(matrices, batch.weight)
-
-
-def is_softmax(loss: Any) -> bool:
-    """Whether ``loss`` is the Fenchel-Young loss of negative Shannon entropy."""
-    return isinstance(loss, FenchelYoungLoss) and isinstance(loss.regularizer, Shannon)
-
-
-def _centered(matrices: jax.Array) -> jax.Array:
-    num_scores = matrices.shape[-1]
-    if num_scores < 2:
+    on_simplex = isinstance(loss, FenchelYoungLoss) and loss.regularizer.on_simplex
+    if subspace == "centered" and num_scores < 2:
         raise ValueError("subspace: expected at least 2 scores for 'centered', got 1; use 'full'")
-    # orthonormal basis of the complement of ones: the columns after the first of a Householder reflection
-    reflector = np.ones(num_scores)
-    reflector[0] += np.sqrt(num_scores)
-    reflection = np.eye(num_scores) - 2 * np.outer(reflector, reflector) / (reflector @ reflector)
-    basis = jnp.asarray(reflection[:, 1:], matrices.dtype)
-    return jnp.einsum("ki,nkl,lj->nij", basis, matrices, basis, precision=jax.lax.Precision.HIGHEST)
+    return subspace == "centered" or (subspace == "auto" and on_simplex and num_scores > 1)
 
 
-@jax.jit
-def _extremes(matrices: jax.Array, weight: Any) -> StructureExtremes:
-    eigenvalues = jnp.linalg.eigvalsh(matrices)
+def structure_eigenvalues(matrix: jax.Array, centered: bool) -> jax.Array:
+    """Eigenvalues of one structure matrix, (K, K) -> (K,) or (K − 1,), ascending."""
+    if centered:
+        basis = jnp.asarray(_complement_of_ones(matrix.shape[-1]), matrix.dtype)
+        matrix = jnp.linalg.multi_dot([basis.T, matrix, basis], precision=jax.lax.Precision.HIGHEST)
+    return jnp.linalg.eigvalsh(matrix)
+
+
+def _complement_of_ones(size: int) -> np.ndarray:
+    """Orthonormal basis: the columns after the first of a Householder reflection, (K, K − 1)."""
+    reflector = np.ones(size)
+    reflector[0] += np.sqrt(size)
+    return (np.eye(size) - 2 * np.outer(reflector, reflector) / (reflector @ reflector))[:, 1:]
+
+
+@partial(jax.jit, static_argnames=("centered", "chunk_size", "spectra"))
+@highest_precision
+def _eigenvalues(
+    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int, spectra: bool
+) -> jax.Array:
+    def one(example: PyTree) -> jax.Array:
+        values = structure_eigenvalues(gram(example_jacobian(apply_fn, params, example)[1]), centered)
+        return values if spectra else values[jnp.array([0, -1])]
+
+    return map_examples(one, inputs, chunk_size)
+
+
+@partial(jax.jit, static_argnames=("num_scores", "spectra"))
+def _extremes(eigenvalues: jax.Array, weight: Any, num_scores: int, spectra: bool) -> StructureExtremes:
     least, greatest = eigenvalues[:, 0], eigenvalues[:, -1]
     counted = jnp.ones(least.shape, bool) if weight is None else jnp.asarray(weight) != 0
     lambda_min = jnp.min(jnp.where(counted, least, jnp.inf))
     lambda_max = jnp.max(jnp.where(counted, greatest, -jnp.inf))
-    floor = matrices.shape[-1] * jnp.finfo(matrices.dtype).eps * lambda_max
-    spread = jnp.log(lambda_max / jnp.where(lambda_min > floor, lambda_min, 0))
+    spread = jnp.log(lambda_max / jnp.where(is_above_rounding(lambda_min, lambda_max, num_scores), lambda_min, 0))
     spread = jnp.where(jnp.isnan(lambda_min) | jnp.isnan(lambda_max), jnp.nan, spread)
-    return StructureExtremes(least, greatest, lambda_min, lambda_max, spread)
+    return StructureExtremes(least, greatest, lambda_min, lambda_max, spread, eigenvalues if spectra else None)
+
+
+def is_above_rounding(lambda_min: jax.Array, lambda_max: jax.Array, num_scores: int) -> jax.Array:
+    """Whether a least eigenvalue of a (K, K) matrix is more than rounding of the greatest."""
+    return lambda_min > num_scores * jnp.finfo(lambda_max.dtype).eps * lambda_max
