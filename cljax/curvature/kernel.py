@@ -60,7 +60,8 @@ def tangent_kernel(apply_fn: Any, params: PyTree, inputs: PyTree) -> TangentKern
         TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
 
     Example:
-        >>>         >>> from cljax import curvature
+        >>> import jax.numpy as jnp
+        >>> from cljax import curvature
         >>> op = curvature.tangent_kernel(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]]))
         >>> (op @ jnp.ones((1, 1))).item()
         5.0
@@ -89,7 +90,8 @@ def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_siz
         ValueError: if the scores are not of shape (batch, K), or ``chunk_size`` is below 1.
 
     Example:
-        >>>         >>> from cljax import curvature
+        >>> import jax.numpy as jnp
+        >>> from cljax import curvature
         >>> curvature.structure_matrix(lambda w, x: x @ w, jnp.zeros((2, 1)), jnp.array([[1.0, 2.0]])).tolist()
         [[[5.0]]]
 

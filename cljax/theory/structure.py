@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cljax._batch import Batch, as_batch
 from cljax._checks import check_inexact_tree
@@ -138,19 +137,20 @@ def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
     return subspace == "centered" or (subspace == "auto" and on_simplex and num_scores > 1)
 
 
-def structure_eigenvalues(matrix: jax.Array, centered: bool) -> jax.Array:
-    """Eigenvalues of one structure matrix, (K, K) -> (K,) or (K − 1,), ascending."""
-    if centered:
-        basis = jnp.asarray(_complement_of_ones(matrix.shape[-1]), matrix.dtype)
-        matrix = jnp.linalg.multi_dot([basis.T, matrix, basis], precision=jax.lax.Precision.HIGHEST)
-    return jnp.linalg.eigvalsh(matrix)
+def center(x: jax.Array) -> jax.Array:
+    """Coordinates of the first axis in an orthonormal basis of the complement of ones: (K, ...) -> (K − 1, ...).
 
+    The basis is that of the columns after the first of a Householder reflection of ones onto the first axis. Rows of a
+    Jacobian are centered before they are multiplied: a great common part would drown the eigenvalues in rounding.
 
-def _complement_of_ones(size: int) -> np.ndarray:
-    """Orthonormal basis: the columns after the first of a Householder reflection, (K, K − 1)."""
-    reflector = np.ones(size)
-    reflector[0] += np.sqrt(size)
-    return (np.eye(size) - 2 * np.outer(reflector, reflector) / (reflector @ reflector))[:, 1:]
+    Args:
+        x: shape (K, ...), K at least 2.
+
+    Returns:
+        Shape (K − 1, ...).
+    """
+    num = x.shape[0]
+    return x[1:] - (jnp.sum(x, axis=0, keepdims=True) + num**0.5 * x[:1]) / (num + num**0.5)
 
 
 @partial(jax.jit, static_argnames=("centered", "chunk_size", "spectra"))
@@ -159,7 +159,8 @@ def _eigenvalues(
     apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int, spectra: bool
 ) -> jax.Array:
     def one(example: PyTree) -> jax.Array:
-        values = structure_eigenvalues(gram(example_jacobian(apply_fn, params, example)[1]), centered)
+        rows = example_jacobian(apply_fn, params, example)[1]
+        values = jnp.linalg.eigvalsh(gram(jax.tree.map(center, rows) if centered else rows))
         return values if spectra else values[jnp.array([0, -1])]
 
     return map_examples(one, inputs, chunk_size)

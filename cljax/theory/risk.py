@@ -1,0 +1,231 @@
+"""Bounds of the risk by gradients and structure matrices, example by example and over a batch."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import tree
+from cljax._batch import Batch, as_batch, weighted_mean
+from cljax._pytree import pytree_dataclass, static
+from cljax._typing import ApplyFn, PyTree
+from cljax.curvature.base import highest_precision
+from cljax.curvature.examples import check_chunk, example_jacobian, gram, map_examples, pull_back
+from cljax.losses.domain import check_targets
+from cljax.losses.fenchel_young import FenchelYoungLoss
+from cljax.theory.entropy import grouped_entropy
+from cljax.theory.groups import check_groups, group_means
+from cljax.theory.risk_forms import FORMS, Quantities, choose_form
+from cljax.theory.structure import center, check_model, is_above_rounding, is_centered
+
+
+@pytree_dataclass
+class RiskBounds:
+    """Bounds of each example's loss and of the risk; with groups, of each example's excess over the floor.
+
+    Attributes:
+        kind: the form of the bounds.
+        loss: (n,), d_Ω(y, f); with groups d_Ω(E[Y|X], f), the excess over the floor.
+        lower: (n,), at most ``loss`` where the assumptions hold.
+        upper: (n,), at least ``loss``; +inf where the bound is void.
+        gradient_energy: (n,), s = |Jᵀ r|² with the residual r; the squared norm of the example's gradient.
+        residual_norm: (n,), |r| = |∇Ω*(f) − y|.
+        lambda_min: (n,), least eigenvalue of A_x, on the complement of ones for losses on the simplex.
+        lambda_max: (n,), greatest eigenvalue.
+        rounding: (n,), relative rounding error of s / λ; the bounds are widened by it.
+        void: (n,) bool, no upper bound: λ_min is not above rounding, or Ω has no constant for it.
+        assumptions: for each assumption, (n,) bool: whether it held on the example.
+        weight: (n,), weights of the examples.
+        floor: scalar, H_Ω(Y|X) with groups, 0 without: no model gets below it.
+        risk: scalar, weighted mean loss with the targets given.
+        risk_lower: scalar, floor + weighted mean of ``lower``.
+        risk_upper: scalar, floor + weighted mean of ``upper``.
+        residual: scalar, risk − floor − mean of ``loss``: rounding, unless examples of a group differ in their inputs.
+    """
+
+    kind: str = static()
+    loss: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    gradient_energy: jax.Array
+    residual_norm: jax.Array
+    lambda_min: jax.Array
+    lambda_max: jax.Array
+    rounding: jax.Array
+    void: jax.Array
+    assumptions: dict[str, jax.Array]
+    weight: jax.Array
+    floor: jax.Array
+    risk: jax.Array
+    risk_lower: jax.Array
+    risk_upper: jax.Array
+    residual: jax.Array
+
+    @property
+    def covered(self) -> jax.Array:
+        """(n,) bool: lower ≤ loss ≤ upper."""
+        return (self.loss >= self.lower) & (self.loss <= self.upper)
+
+    @property
+    def coverage(self) -> jax.Array:
+        """Scalar: the weighted share of examples that the bounds cover."""
+        return jnp.sum(jnp.where(self.covered, self.weight, 0)) / jnp.sum(self.weight)
+
+
+def risk_bounds(
+    apply_fn: ApplyFn,
+    loss: FenchelYoungLoss,
+    params: PyTree,
+    batch: Batch,
+    *,
+    kind: str = "auto",
+    groups: Any = None,
+    chunk_size: int | None = None,
+) -> RiskBounds:
+    """Bounds of the loss by s / λ_max(A_x) and s / λ_min(A_x), with s the squared norm of the example's gradient.
+
+    The gradient is Jᵀ r with the residual r = ∇Ω*(f) − y, so λ_min |r|² ≤ s ≤ λ_max |r|², and the loss is bounded by
+    |r|² from both sides:
+
+    - "squared": the loss is |r|²/2.
+    - "softmax": |r|² ≤ KL ≤ |r|²/p_min, for any target on the simplex; λ on the complement of ones.
+    - "softmax_one_hot": −log(1 − |r|/√2) ≤ −log p_c ≤ −log(1 − |r|√((K−1)/K)), for one-hot targets; tight.
+    - "fenchel_young": (m/2)|r|² ≤ d ≤ c(f)|r|², with m the strong convexity of Ω and c from
+      ``Regularizer.quadratic_coefficient``; without them there is no bound.
+    - "paper_softmax", "paper_fenchel_young": as printed in arXiv:2608.09523, corollary 5.3 (2) and (3), for
+      comparison: their upper bounds are wrong, and the lower bound of the second too.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
+        loss: a Fenchel-Young loss.
+        params: pytree of floating arrays.
+        batch: a ``cljax.Batch`` with weights of shape (n,) or none, or a tuple (inputs, targets).
+        kind: one of the above; "auto" takes the tightest true one for loss and targets.
+        groups: integer ids of equal inputs, shape (n,), see ``theory.group_ids``. Then targets are replaced by the
+            mean of their group and the excess over the floor is bounded, as conflicting labels ask for.
+        chunk_size: examples whose Jacobians are held at a time, see ``curvature.structure_matrix``.
+
+    Returns:
+        Bounds, what they are made of, and which assumptions held. NaN in parameters or inputs gives NaN.
+
+    Raises:
+        ValueError: if the kind is not known or not for this loss, targets are out of the domain, groups or weights are
+            of the wrong shape, or the batch is empty.
+        TypeError: if the loss is no Fenchel-Young loss, ``params`` has a leaf that is not floating, or groups are not
+            integers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import cljax
+        >>> from cljax import losses, theory
+        >>> batch = cljax.Batch(jnp.array([[1.0], [2.0]]), jnp.array([0, 1]))
+        >>> loss = losses.fenchel_young(losses.shannon())
+        >>> found = theory.risk_bounds(lambda w, x: x @ w, loss, jnp.zeros((1, 2)), batch)
+        >>> found.kind, round(found.risk.item(), 4), bool(found.covered.all())
+        ('softmax_one_hot', 0.6931, True)
+
+    References:
+        Our own bounds, of the kind of arXiv:2608.09523, theorem 5.1 and corollary 5.3, with the constants corrected.
+    """
+    if not isinstance(loss, FenchelYoungLoss):
+        raise TypeError(f"loss: expected a Fenchel-Young loss, got {type(loss).__name__}; see losses.fenchel_young")
+    batch = as_batch(batch)
+    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    num = batch.num_examples
+    shape = jax.eval_shape(apply_tree, params, batch.inputs)
+    dtype = tree.work_dtype(shape.dtype)
+    targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype))
+    weight = jnp.ones(num, dtype) if batch.weight is None else jnp.asarray(batch.weight, dtype)
+    if weight.shape != (num,):
+        raise ValueError(f"weight: expected shape ({num},), got {weight.shape}; the bounds are per example")
+    goals, floor = targets, jnp.zeros((), dtype)
+    if groups is not None:
+        ids, num_groups = check_groups("groups", groups, num)
+        means, totals = group_means(targets, weight, ids, num_groups)
+        goals = jnp.where(totals[ids][:, None] == 0, targets, means[ids])
+        floor = grouped_entropy(loss.regularizer, targets, weight, ids, num_groups)
+    kind = choose_form(kind, loss, np.asarray(goals))
+    chunk_size = check_chunk(chunk_size, num, params, num_scores)
+    found = _quantities(loss, apply_tree, params, batch.inputs, targets, goals, FORMS[kind].centered, chunk_size)
+    return _bounds(kind, loss, found, weight, floor)
+
+
+@partial(jax.jit, static_argnames=("loss", "centered", "chunk_size"))
+@highest_precision
+def _quantities(
+    loss: FenchelYoungLoss,
+    apply_fn: Any,
+    params: PyTree,
+    inputs: PyTree,
+    targets: jax.Array,
+    goals: jax.Array,
+    centered: bool | None,
+    chunk_size: int,
+) -> Quantities:
+    def one(example: tuple[PyTree, jax.Array, jax.Array]) -> Quantities:
+        x, target, goal = example
+        scores, rows = example_jacobian(apply_fn, params, x)
+        residual = loss.regularizer.residual(scores, goal)
+        scale = tree.vdot(rows, rows)
+        if is_centered("auto", loss, scores.shape[0]) if centered is None else centered:
+            rows, coordinates = jax.tree.map(center, rows), center(residual)
+        else:
+            coordinates = residual
+        pulled = pull_back(rows, coordinates)
+        eigenvalues = jnp.linalg.eigvalsh(gram(rows))
+        return Quantities(
+            scores=scores,
+            targets=goal,
+            loss=loss(scores, goal),
+            raw_loss=loss(scores, target),
+            gradient_energy=tree.vdot(pulled, pulled),
+            residual_norm=jnp.sqrt(jnp.sum(residual * residual)),
+            lambda_min=eigenvalues[0],
+            lambda_max=eigenvalues[-1],
+            scale=scale,
+        )
+
+    return map_examples(one, (inputs, targets, goals), chunk_size)
+
+
+@partial(jax.jit, static_argnames=("kind", "loss"))
+def _bounds(kind: str, loss: FenchelYoungLoss, q: Quantities, weight: jax.Array, floor: jax.Array) -> RiskBounds:
+    num_scores = q.scores.shape[-1]
+    eps = jnp.finfo(q.loss.dtype).eps
+    positive = is_above_rounding(q.lambda_min, q.scale, num_scores)
+    # eigenvalues are known to K eps tr A, the residual to eps times the scores' size, s to what both do to it
+    condition = q.scale / jnp.where(positive, q.lambda_min, jnp.inf)
+    size = 1 + jnp.max(jnp.abs(q.scores), axis=-1)
+    relative = 8 * eps * size / jnp.maximum(q.residual_norm, eps)
+    rounding = jnp.minimum(8 * num_scores * eps * (1 + condition) + relative * jnp.sqrt(1 + condition), 1)
+    rounding = jnp.where(q.residual_norm == 0, 0, rounding)
+    greatest = jnp.where(q.lambda_max > 0, q.lambda_max, 1)
+    low = jnp.where(q.lambda_max > 0, (1 - rounding) * q.gradient_energy / greatest, 0)
+    high = jnp.where(positive, (1 + rounding) * q.gradient_energy / jnp.where(positive, q.lambda_min, 1), jnp.inf)
+    slack = 8 * eps * size
+    nan = jnp.isnan(q.lambda_min) | jnp.isnan(q.gradient_energy)
+    lower, upper, assumptions = FORMS[kind].bounds(loss.regularizer, q, low, high)
+    lower, upper = (jnp.where(nan, jnp.nan, bound) for bound in (lower * (1 - slack), upper * (1 + slack)))
+    excess = weighted_mean(q.loss, weight)
+    risk = weighted_mean(q.raw_loss, weight)
+    return RiskBounds(
+        kind=kind,
+        loss=q.loss,
+        lower=lower,
+        upper=upper,
+        gradient_energy=q.gradient_energy,
+        residual_norm=q.residual_norm,
+        lambda_min=q.lambda_min,
+        lambda_max=q.lambda_max,
+        rounding=rounding,
+        void=jnp.isposinf(upper),
+        assumptions=assumptions | {"lambda_min above rounding": positive},
+        weight=weight,
+        floor=floor,
+        risk=risk,
+        risk_lower=floor + weighted_mean(lower, weight),
+        risk_upper=floor + weighted_mean(upper, weight),
+        residual=risk - floor - excess,
+    )

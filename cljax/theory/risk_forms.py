@@ -1,0 +1,174 @@
+"""The forms that bounds of a loss by s / λ take, one for each kind of loss."""
+
+import abc
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax._pytree import pytree_dataclass
+from cljax._registry import lookup
+from cljax.losses.fenchel_young import FenchelYoungLoss
+from cljax.losses.regularizer import Regularizer
+from cljax.losses.shannon import Shannon
+from cljax.losses.squared import Squared
+
+Bounds = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
+"""Lower and upper bounds, and for each assumption whether it held; all (n,)."""
+
+
+@pytree_dataclass
+class Quantities:
+    """What bounds are made of, for each of n examples.
+
+    Attributes:
+        scores: (n, K), f.
+        targets: (n, K), y, or the mean of the example's group.
+        loss: (n,), d_Ω(y, f).
+        raw_loss: (n,), the same with the example's own target.
+        gradient_energy: (n,), s = |Jᵀ r|².
+        residual_norm: (n,), |r|.
+        lambda_min: (n,).
+        lambda_max: (n,).
+        scale: (n,), trace of A_x, the size of what eigenvalues are computed from.
+    """
+
+    scores: jax.Array
+    targets: jax.Array
+    loss: jax.Array
+    raw_loss: jax.Array
+    gradient_energy: jax.Array
+    residual_norm: jax.Array
+    lambda_min: jax.Array
+    lambda_max: jax.Array
+    scale: jax.Array
+
+
+class Form(abc.ABC):
+    """One form of bounds.
+
+    Attributes:
+        centered: whether λ are taken on the complement of ones; None where the loss decides.
+    """
+
+    centered: ClassVar[bool | None] = None
+
+    @abc.abstractmethod
+    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
+        """Empty, or what the form expects in place of this regularizer and these targets."""
+
+    @abc.abstractmethod
+    def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
+        """Bounds of the loss from bounds of |r|², low ≤ s / λ_max and s / λ_min ≤ high; +inf where that is void."""
+
+
+class _Quadratic(Form):
+    """(m/2) |r|² ≤ d ≤ c(f) |r|²."""
+
+    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
+        del regularizer, targets
+        return ""
+
+    def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
+        half = (regularizer.strong_convexity or 0) / 2
+        coefficient = regularizer.quadratic_coefficient(q.scores)
+        bounded = jnp.isfinite(coefficient)
+        convex = jnp.full(q.loss.shape, regularizer.strong_convexity is not None)
+        # without strong convexity there is no lower bound but 0; without a coefficient no upper one
+        upper = jnp.where(bounded, jnp.where(bounded, coefficient, 0) * high, jnp.inf)
+        return half * low, upper, {"strongly convex": convex, "loss below a multiple of |r|²": bounded}
+
+
+class _Squared(_Quadratic):
+    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
+        del targets
+        return "" if isinstance(regularizer, Squared) else "losses.squared()"
+
+
+class _Softmax(_Quadratic):
+    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
+        del targets
+        return "" if isinstance(regularizer, Shannon) else "losses.shannon()"
+
+
+class _OneHot(_Softmax):
+    """−log(1 − ρ/√2) ≤ −log p_c ≤ −log(1 − ρ√((K−1)/K)), ρ = |r|."""
+
+    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
+        one_hot = bool(((targets == 0) | (targets == 1)).all())
+        return super().fits(regularizer, targets) or ("" if one_hot else "one-hot targets")
+
+    def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
+        num = q.scores.shape[-1]
+        lower = _minus_log_of_rest(jnp.minimum(jnp.sqrt(low / 2), 1))
+        fraction = jnp.sqrt((num - 1) / num * high)
+        upper = jnp.where(fraction < 1, _minus_log_of_rest(jnp.minimum(fraction, 1)), jnp.inf)
+        return (
+            lower,
+            upper,
+            {"one-hot target": jnp.max(q.targets, axis=-1) == 1, "s below its void threshold": fraction < 1},
+        )
+
+
+def _minus_log_of_rest(t: jax.Array) -> jax.Array:
+    """−log(1 − t); XLA's log1p in float64 on CPU is off by 100 eps around −0.4, its log is not."""
+    return jnp.where(t < 0.25, -jnp.log1p(-t), -jnp.log(1 - t))
+
+
+class _PaperSoftmax(_Softmax):
+    """s / (8 ln 2 λ_max) and s / (4 p_min λ_min), as printed; the upper one is wrong (E1), the lower loose (E2)."""
+
+    centered: ClassVar[bool | None] = False
+
+    def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
+        least = jnp.exp(jnp.min(jax.nn.log_softmax(q.scores, axis=-1), axis=-1))
+        return low / (8 * math.log(2)), high / (4 * least), {}
+
+
+class _PaperFenchelYoung(Form):
+    """s / (2 m λ_max) and s / (2 M λ_min), as printed, with ∇²Ω between m and M; both are wrong (E4)."""
+
+    centered: ClassVar[bool | None] = False
+
+    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
+        del targets
+        known = regularizer.strong_convexity is not None and regularizer.smoothness is not None
+        return "" if known else "a regularizer with both strong_convexity and smoothness"
+
+    def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
+        return low / (2 * (regularizer.strong_convexity or 1)), high / (2 * (regularizer.smoothness or 1)), {}
+
+
+FORMS: dict[str, Form] = {
+    "squared": _Squared(),
+    "softmax_one_hot": _OneHot(),
+    "softmax": _Softmax(),
+    "fenchel_young": _Quadratic(),
+    "paper_softmax": _PaperSoftmax(),
+    "paper_fenchel_young": _PaperFenchelYoung(),
+}
+
+
+def choose_form(kind: str, loss: FenchelYoungLoss, targets: np.ndarray) -> str:
+    """The form asked for, or for "auto" the first true one that fits.
+
+    Args:
+        kind: a key of ``FORMS``, or "auto".
+        loss: the loss.
+        targets: (n, K).
+
+    Returns:
+        A key of ``FORMS``.
+
+    Raises:
+        ValueError: if the kind is not known, or not for this loss and these targets.
+    """
+    if kind == "auto":
+        return next(name for name, form in FORMS.items() if not form.fits(loss.regularizer, targets))
+    form = lookup("kind", FORMS, kind)
+    expected = form.fits(loss.regularizer, targets)
+    if expected:
+        raise ValueError(f"kind: {kind!r} expects {expected}, got {loss.regularizer}; use 'auto'")
+    return kind

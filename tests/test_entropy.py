@@ -1,0 +1,140 @@
+"""Generalized entropies: the decomposition of the risk, Shannon's and the covariance's closed forms, laws."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import losses, theory
+from tests.oracles import eps
+from tests.test_losses import REGULARIZERS, targets_like
+
+pytestmark = pytest.mark.fast
+
+
+def shannon(p):
+    p = np.asarray(p, float).reshape(-1)
+    p = p[p > 0] / p.sum()
+    return -np.sum(p * np.log(p))
+
+
+def table(labels, groups):
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(counts, (groups, labels), 1)
+    return counts
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@given(seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=10)
+def test_risk_is_floor_plus_excess_for_every_model(name, seed):
+    """(2h) and (4a): E d(Y, f(X)) = H(Y|X) + E d(E[Y|X], f(X)), and so the floor is below the risk of any f."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(seed)
+        regularizer, loss = REGULARIZERS[name], losses.fenchel_young(REGULARIZERS[name])
+        groups = rng.integers(0, 4, 12)
+        weight = rng.uniform(0.5, 2, 12)
+        y = targets_like(name, rng.standard_normal((12, 3)))
+        scores = rng.standard_normal((4, 3))[groups]
+        means = np.stack([np.average(y[groups == g], axis=0, weights=weight[groups == g]) for g in groups])
+        floor = theory.conditional_entropy(regularizer, y, groups, weight=weight)
+        risk = np.average(loss(jnp.asarray(scores), y), weights=weight)
+        excess = np.average(loss(jnp.asarray(scores), means), weights=weight)
+        slack = 64 * eps(jnp.float64) * (1 + abs(risk) + np.abs(regularizer.value(jnp.asarray(y))).max())
+        assert abs(risk - floor - excess) <= slack
+        assert floor >= -slack
+
+
+def test_it_is_shannons_for_labels(x64):
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, 40), rng.integers(0, 5, 40)
+    counts = table(labels, groups)
+    expected = sum(row.sum() / 40 * shannon(row) for row in counts)
+    found = theory.conditional_entropy(losses.shannon(), labels, groups, num_classes=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    np.testing.assert_allclose(
+        theory.conditional_entropy(losses.shannon(), labels, None, num_classes=3), shannon(counts.sum(0)), rtol=1e-13
+    )
+    mutual = shannon(counts.sum(0)) + shannon(counts.sum(1)) - shannon(counts)
+    found = theory.bregman_information(losses.shannon(), labels, groups, num_classes=3)
+    np.testing.assert_allclose(found, mutual, rtol=1e-12)
+
+
+def test_it_is_half_the_trace_of_the_covariance_for_squares(x64):
+    rng = np.random.default_rng(0)
+    y, groups = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
+    parts = [y[groups == g] for g in range(3)]
+    expected = sum(len(part) / 30 * np.trace(np.cov(part.T, bias=True)) / 2 for part in parts)
+    np.testing.assert_allclose(theory.conditional_entropy(losses.squared(), y, groups), expected, rtol=1e-13)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=15)
+def test_losing_more_information_raises_the_floor(seed):
+    """(4d): Ent(Y) ≥ H(Y|T) ≥ H(Y|X) for T a function of X, and the loss of information grows along layers."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(seed)
+        labels, x = rng.integers(0, 3, 30), rng.integers(0, 8, 30)
+        layers = [x, x // 2, x // 4, np.zeros_like(x)]
+        floors = [float(theory.conditional_entropy(losses.shannon(), labels, t, num_classes=3)) for t in layers]
+        assert all(b >= a - 1e-14 for a, b in itertools.pairwise(floors))
+        lost = [float(theory.information_loss(losses.shannon(), labels, x, t, num_classes=3)) for t in layers]
+        np.testing.assert_allclose(lost, np.array(floors) - floors[0], atol=1e-14)
+        # I(X; Y | T) = I(X; Y) − I(T; Y)
+        told = [float(theory.bregman_information(losses.shannon(), labels, t, num_classes=3)) for t in layers]
+        np.testing.assert_allclose(lost, told[0] - np.array(told), atol=1e-13)
+
+
+def test_distinct_inputs_have_no_floor_for_labels():
+    assert theory.conditional_entropy(losses.shannon(), np.arange(9) % 3, np.arange(9), num_classes=3) == 0
+
+
+def test_examples_without_weight_do_not_count(x64):
+    labels, groups = np.array([0, 1, 1, 9]), np.array([0, 0, 1, 1])
+    found = theory.conditional_entropy(losses.shannon(), labels, groups, weight=[1, 1, 2, 0], num_classes=2)
+    np.testing.assert_allclose(found, 0.5 * np.log(2), rtol=1e-14)
+    alone = theory.conditional_entropy(losses.shannon(), labels, [0, 0, 1, 2], weight=[1, 1, 2, 0], num_classes=2)
+    np.testing.assert_allclose(alone, 0.5 * np.log(2), rtol=1e-14)
+
+
+def test_groups_of_equal_rows():
+    a = np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, 2.0]])
+    assert theory.group_ids(a).tolist() == [0, 0, 1]
+    assert theory.group_ids(a, np.array([0, 1, 1])).tolist() == [0, 1, 2]
+    codes = theory.quantize(np.linspace(0, 1, 11)[:, None], 5)
+    assert codes[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
+    assert theory.quantize(np.full((3, 1), 7.0), 4).tolist() == [[0]] * 3
+
+
+H = theory.conditional_entropy
+LABELS = np.array([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: H(losses.shannon(), LABELS, [0, 1], num_classes=2), ValueError, "groups: .*one id an"),
+        (lambda: H(losses.shannon(), LABELS, [0.1, 1.2, 1.2], num_classes=2), TypeError, "quantize"),
+        (lambda: H(losses.shannon(), LABELS, LABELS), ValueError, "num_classes: expected"),
+        (lambda: H(losses.shannon(), LABELS, LABELS, num_classes=1), ValueError, "num_classes: expected an"),
+        (lambda: H(losses.shannon(), [0, 2], [0, 0], num_classes=2), ValueError, "label in 0..1, got 2"),
+        (lambda: H(losses.bernoulli(), [[3.0]], [0]), ValueError, r"losses.poisson\(\)"),
+        (lambda: H(losses.shannon(), LABELS, LABELS, weight=[1], num_classes=2), ValueError, "weight"),
+        (lambda: H("shannon", LABELS, LABELS, num_classes=2), TypeError, "regularizer: expected"),
+        (
+            lambda: theory.information_loss(losses.shannon(), LABELS, [0, 0, 1], [0, 1, 1], num_classes=2),
+            ValueError,
+            "feature_groups: expected a function of groups, but examples 0 and 1",
+        ),
+        (lambda: theory.quantize(np.array([np.nan]), 3), ValueError, "features: expected finite"),
+        (lambda: theory.quantize(np.zeros(3), 0), ValueError, "num_bins: expected at least 1"),
+        (lambda: theory.group_ids(np.zeros(3), np.zeros(4)), ValueError, "arrays: expected arrays of one length"),
+    ],
+)  # fmt: skip
+def test_wrong_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
