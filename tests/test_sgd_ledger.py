@@ -261,17 +261,23 @@ def test_energy_split_of_conflicting_labels(x64):
     assert alone.noise_part == 0
 
 
+EMPTY = theory.sgd_ledger(linear, 3)
+PAIR = (jnp.ones((2, 1)),) * 2
+SIZES = {"smoothness": 1.0, "learning_rate": 1.0, "num_examples": 1, "batch_size": 1}
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: theory.sgd_ledger(linear, 0), ValueError, "num_examples"),
         (lambda: theory.sgd_ledger([], 3), TypeError, "objective_fn: expected a hashable"),
         (lambda: theory.sgd_ledger(linear, 3, total_weight=0), ValueError, "total_weight"),
-        (lambda: theory.sgd_ledger(linear, 3).report(theory.sgd_ledger(linear, 3).init()), ValueError, "at least one step"),
-        (lambda: theory.gradient_energy_split(linear, SQUARED, jnp.ones((1, 1)), (jnp.ones((2, 1)),) * 2, [0]), ValueError, "groups"),
-        (lambda: theory.num_steps_to(0, risk_gap=1, smoothness=1, learning_rate=1, num_examples=1, batch_size=1), ValueError, "target"),
+        (lambda: EMPTY.report(EMPTY.init()), ValueError, "at least one step"),
+        (lambda: theory.gradient_energy_split(linear, SQUARED, jnp.ones((1, 1)), PAIR, [0]), ValueError, "groups"),
+        (lambda: theory.num_steps_to(0, risk_gap=1, **SIZES), ValueError, "target"),
+        (lambda: theory.num_steps_to(1, risk_gap=-1, **SIZES), ValueError, "risk_gap"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
