@@ -1,4 +1,4 @@
-"""The command line: cljax track, cljax spectrum, cljax resume."""
+"""The command line: cljax track, resume, spectrum, bounds."""
 
 import dataclasses
 import pathlib
@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cljax.training.bounds import run_bounds
 from cljax.training.config import RunConfig
 from cljax.training.loop import CHECKPOINTS, CONFIG, EVENTS, METRICS, DivergenceError, RunResult, fit, resume
 from cljax.training.spectrum import checkpoint_spectrum
@@ -79,6 +80,63 @@ class Spectrum:
             console.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Bounds of loss and risk from structure matrices, at every checkpoint of a run, as PNG and JSON.
+
+    Says how many examples the bounds cover, where they are void, what the labels alone allow, and what the gap between
+    training and test risk can be.
+
+    $ cljax bounds runs/digits-mlp --num-examples 256
+    """
+
+    run_dir: tyro.conf.Positional[pathlib.Path]
+    """Folder of the run."""
+    num_examples: int = 128
+    """Training examples to measure."""
+
+    def run(self, console: Console) -> None:
+        """Measure and plot."""
+        from cljax.plots import plot_bounds, run_title
+
+        with console.status("bounds") as status:
+            found = run_bounds(
+                self.run_dir,
+                num_examples=self.num_examples,
+                progress_fn=lambda step: status.update(f"bounds at step {step}"),
+            )
+        config = RunConfig.load(self.run_dir / CONFIG)
+        for note in found.notes:
+            console.print(f"note: {note}", soft_wrap=True, highlight=False)
+        table = Table(title=f"{run_title(config)}: bounds of the loss, {found.checkpoints[0].risk.kind}")
+        for heading in ("step", "lower", "risk", "upper", "covered", "void", "λmin(A)", "λmax(A)"):
+            table.add_column(heading, justify="right")
+        for at in found.checkpoints:
+            risk = at.risk
+            numbers = (risk.risk_lower, risk.risk, risk.risk_upper)
+            void = float((risk.void & (risk.weight > 0)).sum() / (risk.weight > 0).sum())
+            extremes = (risk.lambda_min.min(), risk.lambda_max.max())
+            table.add_row(
+                str(at.step),
+                *(f"{float(x):.4g}" for x in numbers),
+                f"{float(risk.coverage):.1%}",
+                f"{void:.1%}",
+                *(f"{float(x):.4g}" for x in extremes),
+            )
+        console.print(table)
+        gap = found.generalization
+        console.print(
+            f"floor of the training risk, from labels of equal inputs: {found.floor:.4g} "
+            f"({found.num_duplicates} examples share their input)\n"
+            f"test − training risk {gap.gap:.4g}; with the predicted class as feature at most {gap.distribution:.4g}, "
+            f"of it {gap.quantization:.4g} because the loss is no function of that class",
+            soft_wrap=True,
+            highlight=False,
+        )
+        for path in (found.path, plot_bounds(found, self.run_dir / "bounds.png", config)):
+            console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
 def _report(result: RunResult, console: Console) -> None:
     from cljax.plots import plot_run, run_title
 
@@ -141,6 +199,7 @@ Command = (
     Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Spectrum, tyro.conf.subcommand("spectrum")]
+    | Annotated[Bounds, tyro.conf.subcommand("bounds")]
 )
 
 
@@ -157,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         JaxRuntimeError: if the runtime fails for another reason than memory.
     """
     try:
-        command: Track | Resume | Spectrum = tyro.cli(
+        command: Track | Resume | Spectrum | Bounds = tyro.cli(
             Command,
             prog="cljax",
             description="Curvature of deep-network training. Start with: cljax track",

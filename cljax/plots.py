@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cljax.spectral.density import SpectralDensity
+from cljax.theory.risk import RiskBounds
+from cljax.training.bounds import RunBounds
 from cljax.training.config import RunConfig
 from cljax.training.spectrum import CheckpointSpectrum
 
@@ -82,6 +84,59 @@ def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, config: RunConf
         axes[0].set_title(f"{run_title(config)}: spectral density at step {found.step}", loc="left")
         axes[1].set_xlabel("eigenvalue  [loss / parameter²]")
         return _save(figure, path)
+
+
+def plot_bounds(found: RunBounds, path: pathlib.Path, config: RunConfig) -> pathlib.Path:
+    """Bounds of each example's loss at the last checkpoint, and of the risk along the checkpoints.
+
+    Args:
+        found: the bounds.
+        path: the file to write.
+        config: of the run.
+
+    Returns:
+        ``path``.
+    """
+    unit = _LOSS_UNITS[config.loss]
+    last = found.checkpoints[-1].risk
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 7.5), layout="constrained")
+        top, bottom = figure.subplots(2, 1, height_ratios=(3, 2))
+        _draw_example_bounds(top, last, unit)
+        top.set_title(f"{run_title(config)}: bounds of each loss at step {found.checkpoints[-1].step}", loc="left")
+        steps = [at.step for at in found.checkpoints]
+        for name, color, label in (("upper", _ORANGE, "upper bound"), ("lower", _BLUE, "lower bound")):
+            values = np.array([float(getattr(at.risk, f"risk_{name}")) for at in found.checkpoints])
+            bottom.plot(steps, np.where(np.isfinite(values), values, np.nan), "o-", color=color, label=label)
+        bottom.plot(steps, [float(at.risk.risk) for at in found.checkpoints], "o-", color=_GREY, label="risk")
+        if found.floor > 0:
+            bottom.axhline(found.floor, color=_RED, ls=":", label="floor from labels of equal inputs")
+        bottom.set_yscale("log")
+        bottom.set_xlabel("step  (a void bound is not drawn)")
+        bottom.set_ylabel(f"mean loss  [{unit}]")
+        bottom.legend()
+        return _save(figure, path)
+
+
+def _draw_example_bounds(ax: Axes, risk: RiskBounds, unit: str) -> None:
+    counted = np.asarray(risk.weight) > 0
+    loss, lower, upper = (np.asarray(x, float)[counted] for x in (risk.loss, risk.lower, risk.upper))
+    # a loss of 0 has no place on a logarithmic axis: a float32's least stands for it
+    floor = max(loss.max(initial=0) * 1e-8, 1e-12)
+    loss = np.maximum(loss, floor)
+    ax.plot(loss, np.maximum(lower, floor), ".", color=_BLUE, label="lower bound")
+    bounded = np.isfinite(upper)
+    ax.plot(loss[bounded], np.maximum(upper[bounded], floor), ".", color=_ORANGE, label="upper bound")
+    if not bounded.all():
+        height = 3 * max(upper[bounded].max(initial=floor), loss.max())
+        ax.plot(loss[~bounded], np.full((~bounded).sum(), height), "^", color=_RED, label="upper bound is void")
+    ends = np.array([loss.min(), loss.max()])
+    ax.plot(ends, ends, color=_GREY, lw=1.2, label="the loss itself")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel(f"loss of an example  [{unit}]")
+    ax.set_ylabel(f"its bounds  [{unit}]")
+    ax.legend()
 
 
 def _draw_density(ax: Axes, density: SpectralDensity, label: str, color: str) -> None:

@@ -21,7 +21,7 @@ def ball(rng, dim, num, radius=1.0):
 
 
 def test_e7_a_least_eigenvalue_is_below_the_diagonal_not_above():
-    """Proposition 5.1 is printed with σ_min ≥ (1 − 2 log d/m) ε; a least eigenvalue is at most the least diagonal one."""
+    """Proposition 5.1 prints σ_min ≥ (1 − 2 log d/m) ε; a least eigenvalue is at most the least diagonal entry."""
     num, dim, outputs = 60, 4000, 10
     rng = np.random.default_rng(0)
     shrink = 1 - 2 * np.log(outputs) / dim

@@ -105,11 +105,10 @@ class _OneHot(_Softmax):
         lower = _minus_log_of_rest(jnp.minimum(jnp.sqrt(low / 2), 1))
         fraction = jnp.sqrt((num - 1) / num * high)
         upper = jnp.where(fraction < 1, _minus_log_of_rest(jnp.minimum(fraction, 1)), jnp.inf)
-        return (
-            lower,
-            upper,
-            {"one-hot target": jnp.max(q.targets, axis=-1) == 1, "s below its void threshold": fraction < 1},
-        )
+        # the quadratic form is never tighter, but where |r| may be the greatest possible it still says something
+        upper = jnp.minimum(upper, regularizer.quadratic_coefficient(q.scores) * high)
+        held = {"one-hot target": jnp.max(q.targets, axis=-1) == 1, "|r| bounded below its greatest": fraction < 1}
+        return lower, upper, held
 
 
 def _minus_log_of_rest(t: jax.Array) -> jax.Array:
