@@ -14,6 +14,7 @@ SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 SMALL = {
     "mlp": {"hidden": (5,)},
     "lenet": {},
+    "cnn": {"width": 2},
     "resnet18": {"width": 2},
     "vit": {"dim": 8, "depth": 1, "heads": 2, "mlp_ratio": 2},
 }
@@ -100,6 +101,11 @@ def test_plain_float32_parameters_and_finite_scores(name):
 def test_sizes_in_closed_form():
     assert size("mlp", (8, 8, 1), 10) == dense(64, 64) + dense(64, 64) + dense(64, 10)
     assert size("mlp", (8, 8, 1), 10, hidden=()) == dense(64, 10)
+    conv = [
+        9 * a * b + b for a, b in ((1, 5), (5, 5), (5, 5), (5, 10), (10, 10), (10, 10), (10, 20), (20, 20), (20, 20))
+    ]
+    assert size("cnn", (8, 8, 1), 3, width=5, depth=2) == sum(conv) + dense(20, 3)
+    assert size("cnn", (8, 8, 1), 3, width=5, depth=2, skip=True) == sum(conv) + dense(20, 3)
     assert size("lenet", (28, 28, 1), 10) == 61_706
     assert size("lenet", (32, 32, 1), 10) == 61_706
     assert size("lenet", (32, 32, 3), 10) == 62_006
@@ -109,6 +115,18 @@ def test_sizes_in_closed_form():
     assert size("vit", (32, 32, 3), 10) == vit_size((32, 32, 3), 10, 4, 192, 6, 4)
     small = size("vit", (28, 28, 1), 7, patch=7, dim=12, depth=2, heads=3, mlp_ratio=1)
     assert small == vit_size((28, 28, 1), 7, 7, 12, 2, 1)
+
+
+def test_skips_go_around_what_keeps_the_shape():
+    """With all kernels but the first of each stage at 0, skips pass the feature maps on and nothing else does."""
+    with_skip, without = build("cnn", depth=2, skip=True), build("cnn", depth=2)
+    params = {
+        name: jax.tree.map(jnp.zeros_like, layer) if "conv" in name and not name.endswith("_0") else layer
+        for name, layer in with_skip.params.items()
+    }
+    x = inputs_of((8, 8, 1))
+    assert jnp.std(apply(with_skip.apply_fn, params, x)) > 0
+    assert jnp.std(apply(without.apply_fn, params, x), axis=0).max() == 0
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -248,6 +266,7 @@ def test_more_than_ten_layers_keep_their_order():
         ("mlp", {"activation": "tan"}, ValueError, "activation: expected one of tanh, .*; did you mean 'tanh'?"),
         ("vit", {"patch": 3}, ValueError, "patch: expected a divisor of the image's sides 8 and 8, got 3"),
         ("vit", {"dim": 10, "heads": 4}, ValueError, "heads: expected a divisor of dim = 10, got 4"),
+        ("cnn", {"skip": 1}, TypeError, "skip: expected True or False, got 1"),
         ("resnet18", {"width": 0}, ValueError, "width: expected an integer of at least 1, got 0"),
     ],
 )

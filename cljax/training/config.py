@@ -18,7 +18,7 @@ class RunConfig:
         data_dir: folder of the data files; the environment variable CLJAX_DATA where it is not given.
         num_train: use so many training images, chosen at random once; all where it is not given.
         num_test: the same for test images.
-        model: mlp, lenet, resnet18 or vit.
+        model: mlp, cnn, lenet, resnet18 or vit.
         model_option: options of the model as NAME=VALUE, for example width=16 activation=relu.
         loss: regularizer of the Fenchel-Young loss.
         num_steps: optimizer steps.

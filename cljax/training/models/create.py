@@ -13,12 +13,19 @@ from flax import nnx
 from cljax._checks import check_key, check_positive_int
 from cljax._registry import did_you_mean, lookup
 from cljax._typing import PyTree
+from cljax.training.models.cnn import CNN
 from cljax.training.models.lenet import LeNet
 from cljax.training.models.mlp import MLP
 from cljax.training.models.resnet import ResNet18
 from cljax.training.models.vit import ViT
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "lenet": LeNet, "resnet18": ResNet18, "vit": ViT}
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "lenet": LeNet,
+    "resnet18": ResNet18,
+    "vit": ViT,
+}
 """Modules by name, called as ``module(input_shape, num_classes, rngs=rngs, **options)``; the options are the keyword
 arguments with a default. A new model is a new entry: it must hold nothing but ``nnx.Param`` arrays."""
 
@@ -91,7 +98,7 @@ def create_model(name: str, key: jax.Array, input_shape: tuple[int, ...], num_cl
     and on that example alone, so that objectives are means of per-example losses and their Hessians mean something.
 
     Args:
-        name: one of ``MODELS``: "mlp", "lenet", "resnet18", "vit".
+        name: one of ``MODELS``: "mlp", "cnn", "lenet", "resnet18", "vit".
         key: typed PRNG key; the same key gives the same parameters.
         input_shape: shape (H, W, C) of one input.
         num_classes: number K of scores.
