@@ -48,7 +48,10 @@ def extremes(kept=1.0, **options):
     if kept < 1:
         leaves, treedef = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.key(1), len(leaves))
-        mask = [jax.random.bernoulli(k, kept if x.ndim > 1 else 1.0, x.shape) * 1.0 for k, x in zip(keys, leaves, strict=True)]
+        mask = [
+            jax.random.bernoulli(k, kept if x.ndim > 1 else 1.0, x.shape) * 1.0
+            for k, x in zip(keys, leaves, strict=True)
+        ]
         size, mask = int(sum(m.sum() for m in mask)), jax.tree.unflatten(treedef, mask)
         # what is left keeps the variance of the activations
         params = jax.tree.map(lambda x: x / kept**0.5 if x.ndim > 1 else x, params)
@@ -101,11 +104,12 @@ for skip in (False, True):
 
 # %% [markdown]
 # **What agrees.** The spread $\lambda_{\max}/\lambda_{\min}$ shrinks as the network gets wider. With skips $\log
-# \lambda$ grows about linearly with depth.
+# \lambda$ grows about linearly with depth; without them it falls.
 #
-# **What does not, or not clearly.** With He initialization, which keeps the size of activations, the spectrum without
-# skips does not decay by orders of magnitude with depth: the decay depends on the scale of the initial weights, which
-# the source does not state. The eigenvalues of sparse networks here are those of the remaining parameters alone.
+# **What does not, or not clearly.** The spread does not shrink with depth: it grows slowly, with and without skips.
+# Without skips the fall is slow, since He initialization keeps the size of activations; it depends on the scale of the
+# initial weights, which the source does not state. Very sparse networks have no spread to speak of: where few kernel
+# entries remain, $\lambda_{\min}$ is that of the head's bias alone, 1. The source says nothing of sparsity here.
 #
 # **What could not be checked.** The source's networks a and b exactly: only their widths and depths are known. Depths
 # to 100 and widths to 1600 need a larger machine: `CLJAX_SIZE=full`.

@@ -65,7 +65,9 @@ for size, (report, risks) in reports.items():
     rows.append((size, report, near, first, risks[-1]))
     assert report.mean_gradient <= first + near.mean_change + 1e-4
 
-print("| m | mean abs(∇R_B)² | bound, mean D | max D | max abs D | paper | min c | L | identity residual | final risk |")
+print(
+    "| m | mean abs(∇R_B)² | bound, mean D | max D | max abs D | paper | min c | L | identity residual | final risk |"
+)
 print("|---|---|---|---|---|---|---|---|---|---|")
 for size, report, near, first, risk in rows:
     print(
