@@ -102,14 +102,15 @@ for column, name in enumerate(LOSSES):
         axes[0, column].plot(steps, curve[:, 0], color=color, label=f"noise {noise:g}")
         axes[0, column].axhline(floors[name, noise], color=color, ls=":")
         axes[1, column].plot(steps, curve[:, 4], color=color)
-        axes[1, column].plot(steps, np.where(curve[:, 5] > 0, curve[:, 5], np.nan), color=color, ls="--")
+        axes[1, column].plot(steps, np.where(curve[:, 5] > 1e-9, curve[:, 5], np.nan), color=color, ls="--")
     axes[0, column].set_title(f"{name}: risk, and its floor (dotted)", fontsize=10)
     axes[1, column].set_title("gradient energy: mean part, and noise part (dashed)", fontsize=10)
     axes[1, column].set_yscale("log")
     axes[1, column].set_xlabel("step")
 axes[0, 0].set_ylabel("risk  [nats or score²]")
 axes[1, 0].set_ylabel("[loss² / parameter²]")
-axes[0, 0].legend(fontsize=8)
+axes[0, 0].set_ylim(top=2.6)
+axes[0, 0].legend(fontsize=8, ncols=2)
 plt.show()
 
 # %% [markdown]

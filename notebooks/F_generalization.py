@@ -146,6 +146,7 @@ left.bar(
 )
 left.set_yscale("log")
 left.set_ylabel("[nats]")
+left.set_ylim(top=10)
 left.legend(fontsize=8)
 right.bar(at, [b.tv_inputs for b in found.values()], 0.25, label="TV of inputs and labels", color="#666666")
 right.bar(at + 0.25, [b.tv_features for b in found.values()], 0.25, label="TV of features and labels", color="#1f6fb4")
@@ -153,6 +154,7 @@ right.bar(
     at + 0.5, [b.feature_collapse for b in found.values()], 0.25, label="collapse of features by label", color="#e07b1a"
 )
 right.set_ylabel("[probability]")
+right.set_ylim(top=1.35)
 right.legend(fontsize=8)
 for ax in (left, right):
     ax.set_xticks(at + 0.25, names, rotation=30, ha="right", fontsize=8)
@@ -163,7 +165,7 @@ plt.show()
 # training and test inputs (which is 1: no input occurs in both), so the bound through features is far below the greatest
 # loss. Features that collapse by class have less entropy given the label, and a smaller bound.
 #
-# **What does not follow.** The bounds are loose by one or two orders of magnitude: the greatest loss multiplies a total
+# **What does not follow.** The bounds are loose by a factor of three to ten: the greatest loss multiplies a total
 # variation that is mostly sampling noise of the cells. Weight decay lowers the bound here through the greatest loss.
 #
 # **What could not be checked.** The theorems of arXiv:2602.16177 themselves, and its experiments on generalization: not
