@@ -24,7 +24,13 @@ _STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
-_LOSS_UNITS = {"shannon": "nats", "bernoulli": "nats", "squared": "score²"}
+_LOSS_UNITS = {
+    "shannon": "nats",
+    "bernoulli": "nats",
+    "poisson": "nats",
+    "squared": "score²",
+    "sparsemax": "probability²",
+}
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#1f6fb4", "#e07b1a", "#2e8b57", "#b3282d", "#666666"
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any, Literal
 
-LOSSES = ("shannon", "squared", "bernoulli")
+LOSSES = ("shannon", "squared", "bernoulli", "sparsemax", "poisson")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunConfig:
     num_test: int | None = None
     model: str = "mlp"
     model_option: tuple[str, ...] = ()
-    loss: Literal["shannon", "squared", "bernoulli"] = "shannon"
+    loss: Literal["shannon", "squared", "bernoulli", "sparsemax", "poisson"] = "shannon"
     num_steps: int = 600
     batch_size: int = 64
     learning_rate: float = 0.05

@@ -22,7 +22,13 @@ from cljax.training.optimizer import learning_rate_schedule, make_optimizer
 from cljax.training.step import TrainState, init_state, train_step
 from cljax.training.tracker import Tracker, TrackerState
 
-_LOSSES = {"shannon": losses.shannon, "squared": losses.squared, "bernoulli": losses.bernoulli}
+_LOSSES = {
+    "shannon": losses.shannon,
+    "squared": losses.squared,
+    "bernoulli": losses.bernoulli,
+    "sparsemax": losses.sparsemax,
+    "poisson": losses.poisson,
+}
 
 
 @pytree_dataclass
