@@ -79,3 +79,19 @@ def gram(rows: PyTree) -> jax.Array:
 def pull_back(rows: PyTree, v: jax.Array) -> PyTree:
     """The vector Jᵀ v, leaf by leaf flat."""
     return jax.tree.map(lambda x: jnp.matmul(v.astype(x.dtype), x), rows)
+
+
+def center(x: jax.Array) -> jax.Array:
+    """Coordinates of the first axis in an orthonormal basis of the complement of ones: (K, ...) -> (K − 1, ...).
+
+    The basis is that of the columns after the first of a Householder reflection of ones onto the first axis. Rows of a
+    Jacobian are centered before they are multiplied: a great common part would drown the eigenvalues in rounding.
+
+    Args:
+        x: shape (K, ...), K at least 2.
+
+    Returns:
+        Shape (K − 1, ...).
+    """
+    num = x.shape[0]
+    return x[1:] - (jnp.sum(x, axis=0, keepdims=True) + num**0.5 * x[:1]) / (num + num**0.5)

@@ -9,7 +9,7 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
-from cljax.curvature.examples import check_chunk, example_jacobian, gram, map_examples
+from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples
 from cljax.curvature.jacobian import linearize_model
 
 
@@ -70,7 +70,9 @@ def tangent_kernel(apply_fn: Any, params: PyTree, inputs: PyTree) -> TangentKern
     return TangentKernel(as_callable_tree("apply_fn", apply_fn), params, inputs)
 
 
-def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_size: int | None = None) -> jax.Array:
+def structure_matrix(
+    apply_fn: Any, params: PyTree, inputs: PyTree, *, centered: bool = False, chunk_size: int | None = None
+) -> jax.Array:
     """Structure matrix A_x = J_x J_xᵀ of each example, J_x the Jacobian of its scores in the parameters.
 
     Each example passes through the model as a batch of one, so the model must not couple examples (no batch norm).
@@ -79,15 +81,19 @@ def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_siz
         apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
         params: pytree of floating arrays.
         inputs: pytree of arrays with leading axis (batch, ...).
+        centered: whether to restrict A_x to the complement of the vector of ones, on which losses on the simplex
+            live: in coordinates of an orthonormal basis of it, Uᵀ A_x U.
         chunk_size: examples whose Jacobians are held at a time, K × parameters numbers each; None for as many as fit
             in 256 MiB.
 
     Returns:
-        Shape (batch, K, K), symmetric positive semi-definite, in float32 at least.
+        Shape (batch, K, K), or (batch, K − 1, K − 1) if centered: symmetric positive semi-definite, in float32 at
+        least.
 
     Raises:
         TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
-        ValueError: if the scores are not of shape (batch, K), or ``chunk_size`` is below 1.
+        ValueError: if the scores are not of shape (batch, K), K is 1 and ``centered`` asked for, or ``chunk_size`` is
+            below 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,11 +111,17 @@ def structure_matrix(apply_fn: Any, params: PyTree, inputs: PyTree, *, chunk_siz
         raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
     if not scores.shape[0]:
         raise ValueError("inputs: expected at least one example, got a batch of size 0")
+    if centered and scores.shape[1] < 2:
+        raise ValueError("centered: expected at least 2 scores, got 1; use centered=False")
     chunk_size = check_chunk(chunk_size, scores.shape[0], params, scores.shape[1])
-    return _structure_matrices(apply_tree, params, inputs, chunk_size)
+    return _structure_matrices(apply_tree, params, inputs, centered, chunk_size)
 
 
-@partial(jax.jit, static_argnames="chunk_size")
+@partial(jax.jit, static_argnames=("centered", "chunk_size"))
 @highest_precision
-def _structure_matrices(apply_fn: Any, params: PyTree, inputs: PyTree, chunk_size: int) -> jax.Array:
-    return map_examples(lambda x: gram(example_jacobian(apply_fn, params, x)[1]), inputs, chunk_size)
+def _structure_matrices(apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int) -> jax.Array:
+    def one(x: PyTree) -> jax.Array:
+        rows = example_jacobian(apply_fn, params, x)[1]
+        return gram(jax.tree.map(center, rows) if centered else rows)
+
+    return map_examples(one, inputs, chunk_size)

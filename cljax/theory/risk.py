@@ -12,13 +12,13 @@ from cljax._batch import Batch, as_batch, weighted_mean
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import ApplyFn, PyTree
 from cljax.curvature.base import highest_precision
-from cljax.curvature.examples import check_chunk, example_jacobian, gram, map_examples, pull_back
+from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples, pull_back
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.theory.entropy import grouped_entropy
 from cljax.theory.groups import check_groups, group_means
 from cljax.theory.risk_forms import FORMS, Quantities, choose_form
-from cljax.theory.structure import center, check_model, is_above_rounding, is_centered
+from cljax.theory.structure import check_model, is_above_rounding, is_centered
 
 
 @pytree_dataclass

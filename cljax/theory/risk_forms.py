@@ -123,7 +123,8 @@ class _PaperSoftmax(_Softmax):
 
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
         least = jnp.exp(jnp.min(jax.nn.log_softmax(q.scores, axis=-1), axis=-1))
-        return low / (8 * math.log(2)), high / (4 * least), {}
+        held = {"constants are right, as they are not (E1)": jnp.zeros(q.loss.shape, bool)}
+        return low / (8 * math.log(2)), high / (4 * least), held
 
 
 class _PaperFenchelYoung(Form):
@@ -137,7 +138,9 @@ class _PaperFenchelYoung(Form):
         return "" if known else "a regularizer with both strong_convexity and smoothness"
 
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
-        return low / (2 * (regularizer.strong_convexity or 1)), high / (2 * (regularizer.smoothness or 1)), {}
+        m, M = regularizer.strong_convexity or 1, regularizer.smoothness or 1
+        held = {"constants are right, as they are not (E4)": jnp.full(q.loss.shape, m == M == 1)}
+        return low / (2 * m), high / (2 * M), held
 
 
 FORMS: dict[str, Form] = {

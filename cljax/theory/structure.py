@@ -11,7 +11,7 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import as_callable_tree, highest_precision
-from cljax.curvature.examples import check_chunk, example_jacobian, gram, map_examples
+from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples
 from cljax.losses.fenchel_young import FenchelYoungLoss
 
 SUBSPACES = ("auto", "full", "centered")
@@ -135,22 +135,6 @@ def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
     if subspace == "centered" and num_scores < 2:
         raise ValueError("subspace: expected at least 2 scores for 'centered', got 1; use 'full'")
     return subspace == "centered" or (subspace == "auto" and on_simplex and num_scores > 1)
-
-
-def center(x: jax.Array) -> jax.Array:
-    """Coordinates of the first axis in an orthonormal basis of the complement of ones: (K, ...) -> (K − 1, ...).
-
-    The basis is that of the columns after the first of a Householder reflection of ones onto the first axis. Rows of a
-    Jacobian are centered before they are multiplied: a great common part would drown the eigenvalues in rounding.
-
-    Args:
-        x: shape (K, ...), K at least 2.
-
-    Returns:
-        Shape (K − 1, ...).
-    """
-    num = x.shape[0]
-    return x[1:] - (jnp.sum(x, axis=0, keepdims=True) + num**0.5 * x[:1]) / (num + num**0.5)
 
 
 @partial(jax.jit, static_argnames=("centered", "chunk_size", "spectra"))
