@@ -57,6 +57,10 @@ def test_one_hot_bounds_cover_and_are_tighter_than_the_quadratic_ones(outputs, s
         assert tight.kind == "softmax_one_hot"
         assert tight.covered.all()
         assert loose.covered.all()
+        between = theory.risk_bounds(mlp, SHANNON, params, batch, kind="softmax_log")
+        assert between.covered.all()
+        assert (between.upper <= loose.upper * (1 + 1e-12)).all()
+        assert (tight.upper <= between.upper * (1 + 1e-12)).all()
         if outputs == 2:  # one direction in the complement of ones: λ_min = λ_max
             np.testing.assert_allclose(tight.lower, tight.loss, rtol=1e-6)
             np.testing.assert_allclose(tight.upper, tight.loss, rtol=1e-6)
@@ -130,7 +134,7 @@ def test_conflicting_labels_have_a_floor(x64):
     found = theory.risk_bounds(mlp, SHANNON, random_net(1), batch, groups=groups)
     assert alone.covered.all()
     assert found.covered.all()
-    assert found.kind == "softmax"
+    assert found.kind == "softmax_log"
     floor = theory.conditional_entropy(losses.shannon(), labels, groups, weight=weight, num_classes=4)
     np.testing.assert_allclose(found.floor, floor, rtol=1e-13)
     assert abs(found.residual) <= 64 * eps(jnp.float64) * found.risk

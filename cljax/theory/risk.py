@@ -91,8 +91,9 @@ def risk_bounds(
 
     - "squared": the loss is |r|²/2.
     - "softmax": |r|² ≤ KL ≤ |r|²/p_min, for any target on the simplex; λ on the complement of ones.
+    - "softmax_log": the same with the tighter log(1 + |r|²/p_min) above.
     - "softmax_one_hot": −log(1 − |r|/√2) ≤ −log p_c ≤ −log(1 − |r|√((K−1)/K)), for one-hot targets; tight. The
-      upper bound is that of "softmax" where s / λ_min leaves |r| unbounded.
+      upper bound is that of "softmax_log" where that is less, as when s / λ_min leaves |r| unbounded.
     - "fenchel_young": (m/2)|r|² ≤ d ≤ c(f)|r|², with m the strong convexity of Ω and c from
       ``Regularizer.quadratic_coefficient``; without them there is no bound.
     - "paper_softmax", "paper_fenchel_young": as printed in arXiv:2608.09523, corollary 5.3 (2) and (3), for

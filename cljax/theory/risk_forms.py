@@ -93,7 +93,15 @@ class _Softmax(_Quadratic):
         return "" if isinstance(regularizer, Shannon) else "losses.shannon()"
 
 
-class _OneHot(_Softmax):
+class _LogSoftmax(_Softmax):
+    """|r|² ≤ KL ≤ log(1 + |r|²/p_min): Pearson's χ² bounds the divergence through its logarithm already."""
+
+    def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
+        lower, upper, held = super().bounds(regularizer, q, low, high)
+        return lower, jnp.log1p(upper), held
+
+
+class _OneHot(_LogSoftmax):
     """−log(1 − ρ/√2) ≤ −log p_c ≤ −log(1 − ρ√((K−1)/K)), ρ = |r|."""
 
     def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
@@ -105,8 +113,8 @@ class _OneHot(_Softmax):
         lower = _minus_log_of_rest(jnp.minimum(jnp.sqrt(low / 2), 1))
         fraction = jnp.sqrt((num - 1) / num * high)
         upper = jnp.where(fraction < 1, _minus_log_of_rest(jnp.minimum(fraction, 1)), jnp.inf)
-        # the quadratic form is never tighter, but where |r| may be the greatest possible it still says something
-        upper = jnp.minimum(upper, regularizer.quadratic_coefficient(q.scores) * high)
+        # where |r| may be near the greatest possible, the form for any target says more
+        upper = jnp.minimum(upper, super().bounds(regularizer, q, low, high)[1])
         held = {"one-hot target": jnp.max(q.targets, axis=-1) == 1, "|r| bounded below its greatest": fraction < 1}
         return lower, upper, held
 
@@ -146,6 +154,7 @@ class _PaperFenchelYoung(Form):
 FORMS: dict[str, Form] = {
     "squared": _Squared(),
     "softmax_one_hot": _OneHot(),
+    "softmax_log": _LogSoftmax(),
     "softmax": _Softmax(),
     "fenchel_young": _Quadratic(),
     "paper_softmax": _PaperSoftmax(),
