@@ -188,7 +188,7 @@ plt.show()
 #
 # **What agrees** (240 steps, two cores). True bounds cover every example of every run. On LeNet, for each batch size,
 # optimizer and loss tried, the local correlation of the loss with both bounds is 0.8 to 0.93, and with false labels it
-# is gone: the bounds belong to the labels whose gradients they are made of.
+# is gone or turned round: the bounds belong to the labels whose gradients they are made of.
 #
 # **What does not.** On LeNet the gradient energy alone correlates as well as the bounds do, so the correlation says
 # little about the eigenvalues; the joint regression gives $\log\lambda_{\min}$ a negative coefficient, the sign that a

@@ -108,8 +108,8 @@ for skip in (False, True):
 #
 # **What does not, or not clearly.** The spread does not shrink with depth: it grows slowly, with and without skips.
 # Without skips the fall is slow, since He initialization keeps the size of activations; it depends on the scale of the
-# initial weights, which the source does not state. Very sparse networks have no spread to speak of: where few kernel
-# entries remain, $\lambda_{\min}$ is that of the head's bias alone, 1. The source says nothing of sparsity here.
+# initial weights, which the source does not state. Where very few kernel entries remain, $\lambda_{\min}$ is that
+# of the head's bias alone, 1, and the spread is that of $\lambda_{\max}$. The source says nothing of sparsity here.
 #
 # **What could not be checked.** The source's networks a and b exactly: only their widths and depths are known. Depths
 # to 100 and widths to 1600 need a larger machine: `CLJAX_SIZE=full`.
