@@ -268,3 +268,19 @@ CASE = (jnp.ones((2, 1)), jnp.array([0, 1]))
 def test_wrong_input(loss, batch, options, error, message):
     with pytest.raises(error, match=message):
         theory.risk_bounds(linear, loss, jnp.ones((1, 2)), batch, **options)
+
+
+@pytest.mark.parametrize(
+    "targets", [jnp.array([0, 2, 1]), jnp.eye(3), jnp.full((3, 3), 1 / 3)], ids=["labels", "rows", "soft"]
+)
+def test_inside_of_jit(targets):
+    params = {name: x.astype(jnp.float32) for name, x in random_net(0, outputs=3).items()}
+    batch = cljax.Batch(jnp.asarray(np.random.default_rng(0).standard_normal((3, 3)), jnp.float32), targets)
+    eager = theory.risk_bounds(mlp, SHANNON, params, batch)
+    traced = jax.jit(lambda p, b: theory.risk_bounds(mlp, SHANNON, p, b))(params, batch)
+    assert traced.covered.all()
+    assert traced.kind == ("softmax_one_hot" if targets.ndim == 1 else "softmax_log")
+    np.testing.assert_allclose(traced.loss, eager.loss, rtol=1e-5)
+    np.testing.assert_allclose(traced.gradient_energy, eager.gradient_energy, rtol=1e-5)
+    split = jax.jit(lambda p, b: theory.gradient_energy_split(mlp, SHANNON, p, b, np.arange(3)).total)(params, batch)
+    np.testing.assert_allclose(split, np.mean(eager.gradient_energy), rtol=1e-5)

@@ -19,6 +19,8 @@ _REMEDY = {
 def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: Any) -> jax.Array:
     """Require that all targets are in the domain of Ω; on the host, with concrete values.
 
+    Inside of jit, where there are none, the targets are only encoded.
+
     Args:
         loss: a Fenchel-Young loss or its regularizer; another function has no domain and passes.
         targets: as the loss takes them: soft targets of shape (..., K), or labels or values of shape (...).
@@ -41,8 +43,10 @@ def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: An
     regularizer = loss.regularizer if isinstance(loss, FenchelYoungLoss) else loss
     if not isinstance(regularizer, Regularizer):
         return jnp.asarray(targets)
-    given = np.asarray(targets)
+    given = targets if isinstance(targets, jax.core.Tracer) else np.asarray(targets)
     encoded = regularizer.encode(given, jnp.zeros(scores.shape, jnp.promote_types(scores.dtype, jnp.float32)))
+    if isinstance(encoded, jax.core.Tracer):
+        return encoded
     values = np.asarray(regularizer.value(encoded))
     bad = ~np.isfinite(values)
     if not bad.any():

@@ -99,6 +99,8 @@ def risk_bounds(
     - "paper_softmax", "paper_fenchel_young": as printed in arXiv:2608.09523, corollary 5.3 (2) and (3), for
       comparison: their upper bounds are wrong, and the lower bound of the second too.
 
+    It may be called inside of jit; there targets are not checked, and only class labels are known to be one-hot.
+
     Args:
         apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
         loss: a Fenchel-Young loss.
@@ -148,10 +150,17 @@ def risk_bounds(
         means, totals = group_means(targets, weight, ids, num_groups)
         goals = jnp.where(totals[ids][:, None] == 0, targets, means[ids])
         floor = grouped_entropy(loss.regularizer, targets, weight, ids, num_groups)
-    kind = choose_form(kind, loss, np.asarray(goals))
+    kind = choose_form(kind, loss, _are_one_hot(goals, groups is None and jnp.shape(batch.targets) == (num,)))
     chunk_size = check_chunk(chunk_size, num, params, num_scores)
     found = _quantities(loss, apply_tree, params, batch.inputs, targets, goals, FORMS[kind].centered, chunk_size)
     return _bounds(kind, loss, found, weight, floor)
+
+
+def _are_one_hot(targets: jax.Array, are_labels: bool) -> bool:
+    """Whether all targets are known to be one-hot; inside of jit only class labels are."""
+    if isinstance(targets, jax.core.Tracer):
+        return are_labels
+    return bool(((np.asarray(targets) == 0) | (np.asarray(targets) == 1)).all())
 
 
 @partial(jax.jit, static_argnames=("loss", "centered", "chunk_size"))

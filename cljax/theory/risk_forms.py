@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cljax._pytree import pytree_dataclass
 from cljax._registry import lookup
@@ -56,8 +55,8 @@ class Form(abc.ABC):
     centered: ClassVar[bool | None] = None
 
     @abc.abstractmethod
-    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
-        """Empty, or what the form expects in place of this regularizer and these targets."""
+    def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
+        """Empty, or what the form expects in place of this regularizer and of targets that are one-hot or not."""
 
     @abc.abstractmethod
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
@@ -67,8 +66,8 @@ class Form(abc.ABC):
 class _Quadratic(Form):
     """(m/2) |r|² ≤ d ≤ c(f) |r|²."""
 
-    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
-        del regularizer, targets
+    def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
+        del regularizer, one_hot
         return ""
 
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
@@ -82,14 +81,14 @@ class _Quadratic(Form):
 
 
 class _Squared(_Quadratic):
-    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
-        del targets
+    def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
+        del one_hot
         return "" if isinstance(regularizer, Squared) else "losses.squared()"
 
 
 class _Softmax(_Quadratic):
-    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
-        del targets
+    def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
+        del one_hot
         return "" if isinstance(regularizer, Shannon) else "losses.shannon()"
 
 
@@ -104,9 +103,8 @@ class _LogSoftmax(_Softmax):
 class _OneHot(_LogSoftmax):
     """−log(1 − ρ/√2) ≤ −log p_c ≤ −log(1 − ρ√((K−1)/K)), ρ = |r|."""
 
-    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
-        one_hot = bool(((targets == 0) | (targets == 1)).all())
-        return super().fits(regularizer, targets) or ("" if one_hot else "one-hot targets")
+    def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
+        return super().fits(regularizer, one_hot) or ("" if one_hot else "one-hot targets")
 
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
         num = q.scores.shape[-1]
@@ -140,8 +138,8 @@ class _PaperFenchelYoung(Form):
 
     centered: ClassVar[bool | None] = False
 
-    def fits(self, regularizer: Regularizer, targets: np.ndarray) -> str:
-        del targets
+    def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
+        del one_hot
         known = regularizer.strong_convexity is not None and regularizer.smoothness is not None
         return "" if known else "a regularizer with both strong_convexity and smoothness"
 
@@ -162,13 +160,13 @@ FORMS: dict[str, Form] = {
 }
 
 
-def choose_form(kind: str, loss: FenchelYoungLoss, targets: np.ndarray) -> str:
+def choose_form(kind: str, loss: FenchelYoungLoss, one_hot: bool) -> str:
     """The form asked for, or for "auto" the first true one that fits.
 
     Args:
         kind: a key of ``FORMS``, or "auto".
         loss: the loss.
-        targets: (n, K).
+        one_hot: whether all targets are known to be one-hot.
 
     Returns:
         A key of ``FORMS``.
@@ -177,9 +175,9 @@ def choose_form(kind: str, loss: FenchelYoungLoss, targets: np.ndarray) -> str:
         ValueError: if the kind is not known, or not for this loss and these targets.
     """
     if kind == "auto":
-        return next(name for name, form in FORMS.items() if not form.fits(loss.regularizer, targets))
+        return next(name for name, form in FORMS.items() if not form.fits(loss.regularizer, one_hot))
     form = lookup("kind", FORMS, kind)
-    expected = form.fits(loss.regularizer, targets)
+    expected = form.fits(loss.regularizer, one_hot)
     if expected:
         raise ValueError(f"kind: {kind!r} expects {expected}, got {loss.regularizer}; use 'auto'")
     return kind
