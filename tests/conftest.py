@@ -17,6 +17,19 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+_since_cleared = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Let go of compiled programs now and then: each holds memory maps, of which a process may have only so many."""
+    global _since_cleared
+    _since_cleared += 1
+    if _since_cleared >= 100:
+        _since_cleared = 0
+        jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Run the test in double precision."""

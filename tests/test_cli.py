@@ -165,7 +165,7 @@ def test_in_a_process_of_its_own(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     module = [sys.executable, "-m", "cljax"]
     config = tiny(tmp_path, num_steps=2, measure_every=2, density_probes=0)
-    runs = [["track", *flags(config), "--quiet"], ["track", *flags(config)], ["track", "--model", "cnn"], ["trakc"]]
+    runs = [["track", *flags(config), "--quiet"], ["track", *flags(config)], ["track", "--model", "lennet"], ["trakc"]]
     for arguments, code in zip(runs, (0, 2, 2, 2), strict=True):
         done = subprocess.run(
             [*module, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

@@ -9,8 +9,6 @@ from scipy.optimize import minimize
 from cljax import losses
 from tests.oracles import eps
 
-pytestmark = pytest.mark.fast
-
 
 def entropy(y):
     return jnp.sum(y * jnp.log(y))

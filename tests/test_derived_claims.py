@@ -17,8 +17,6 @@ from tests.test_losses import REGULARIZERS, targets_like
 from tests.test_risk_bounds import random_net
 from tests.test_sgd_ledger import data, rows
 
-pytestmark = pytest.mark.fast
-
 SEED = st.integers(0, 10**6)
 SOME = settings(deadline=None, max_examples=50)
 SMOOTH = ["shannon", "squared", "bernoulli", "poisson", "power-1.5", "power-4"]

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from cljax import losses, theory
 
-pytestmark = pytest.mark.fast
-
 EXPONENTS = st.floats(1.1, 4)
 SEEDS = st.integers(0, 10**6)
 

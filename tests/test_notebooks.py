@@ -20,7 +20,7 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", SCRIPTS, ids=IDS)
 def test_it_runs(path):
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    env |= {"CLJAX_SIZE": "tiny", "MPLBACKEND": "Agg"}
+    env |= {"CLJAX_SIZE": "tiny", "MPLBACKEND": "Agg", "PYTHONPATH": str(FOLDER.parent)}
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=env, cwd=FOLDER)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "|---|" in done.stdout

