@@ -4,7 +4,6 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cljax import curvature, theory
 from tests.oracles import dense_jacobian
