@@ -25,7 +25,7 @@ SIZE = os.environ.get("CLJAX_SIZE", "small")
 HAS_DATA = bool(os.environ.get("CLJAX_DATA")) and SIZE != "tiny"
 DATASET = "mnist" if HAS_DATA else "digits"
 NUM_EXAMPLES = {"tiny": 2, "small": 8, "full": 64}[SIZE]
-DEPTHS = {"tiny": (1, 3), "small": (1, 2, 4, 8, 16), "full": (1, 2, 4, 8, 16, 32, 100)}[SIZE]
+DEPTHS = {"tiny": (1, 2), "small": (1, 2, 4, 8, 16), "full": (1, 2, 4, 8, 16, 32, 100)}[SIZE]
 WIDTHS = {"tiny": (2, 4), "small": (2, 4, 8, 16, 32), "full": (4, 16, 64, 256, 400)}[SIZE]
 KEPT = {"tiny": (1.0, 0.5), "small": (1.0, 0.5, 0.2, 0.1, 0.05), "full": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)}[SIZE]
 DEFAULT_WIDTH = {"tiny": 2, "small": 8, "full": 64}[SIZE]

@@ -17,7 +17,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+LONGEST = ("test_readme.py", "test_notebooks.py")
 _since_cleared = 0
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first: at the end one of them would leave the other workers idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(trylast=True)
@@ -26,7 +32,13 @@ def pytest_runtest_teardown():
     global _since_cleared
     _since_cleared += 1
     if _since_cleared >= 100:
-        _since_cleared = 0
+        LONGEST = ("test_readme.py", "test_notebooks.py")
+_since_cleared = 0
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests first: at the end one of them would leave the other workers idle."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
         jax.clear_caches()
 
 
