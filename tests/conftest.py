@@ -32,13 +32,7 @@ def pytest_runtest_teardown():
     global _since_cleared
     _since_cleared += 1
     if _since_cleared >= 100:
-        LONGEST = ("test_readme.py", "test_notebooks.py")
-_since_cleared = 0
-
-
-def pytest_collection_modifyitems(items):
-    """The longest tests first: at the end one of them would leave the other workers idle."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+        _since_cleared = 0
         jax.clear_caches()
 
 
