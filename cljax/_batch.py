@@ -78,6 +78,27 @@ def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
     return jnp.sum(jnp.where(hidden, 0, full / total * losses))
 
 
+def without_masked_targets(batch: Batch) -> Batch:
+    """The batch with 0 for every target of weight 0: a mask value such as −100 or NaN must not reach a derivative.
+
+    Args:
+        batch: any batch.
+
+    Returns:
+        The batch, with targets of the same shapes and dtypes.
+    """
+    if batch.weight is None:
+        return batch
+    masked = jnp.asarray(batch.weight) == 0
+
+    def clean(x: Any) -> Any:
+        if jnp.shape(x)[: masked.ndim] != masked.shape:
+            return x
+        return jnp.where(masked.reshape(masked.shape + (1,) * (jnp.ndim(x) - masked.ndim)), 0, x)
+
+    return Batch(batch.inputs, jax.tree.map(clean, batch.targets), batch.weight)
+
+
 def as_batch(batch: Any) -> Batch:
     """A checked ``Batch``: the one given, or one made of a tuple (inputs, targets) or (inputs, targets, weight).
 
@@ -97,7 +118,7 @@ def as_batch(batch: Any) -> Batch:
         got = type(batch).__name__
         raise TypeError(f"batch: expected a cljax.Batch, got {got}; build it as cljax.Batch(inputs, targets)")
     _ = batch.num_examples
-    return batch
+    return without_masked_targets(batch)
 
 
 def split_batch(batch: Batch, microbatch_size: int) -> Batch:

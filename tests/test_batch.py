@@ -92,3 +92,22 @@ def test_bad_microbatch_size(size, error):
         curvature.hessian(case.objective, case.params, case.batch, microbatch_size=size)
     with pytest.raises(TypeError, match="microbatch_size: expected a cljax.Batch"):
         curvature.hessian(lambda p, x: jnp.sum(p * x), jnp.ones(3), jnp.ones(3), microbatch_size=2)
+
+
+@pytest.mark.parametrize("mask", [-100, 7])
+def test_masked_labels_reach_no_derivative(mask):
+    from cljax import curvature, losses
+
+    loss = losses.fenchel_young(losses.shannon())
+    objective = losses.objective(lambda w, x: x @ w, loss)
+    x, w = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)), jnp.float32), jnp.ones((2, 3)) / 7
+    masked = cljax.Batch(x, jnp.array([1, mask, 2]), jnp.array([1.0, 0.0, 2.0]))
+    plain = cljax.Batch(x[::2], jnp.array([1, 2]), jnp.array([1.0, 2.0]))
+    for fn in (
+        objective,
+        jax.grad(objective),
+        lambda w, b: curvature.hessian(objective, w, b) @ w,
+        lambda w, b: curvature.hessian(objective, w, b, microbatch_size=1) @ w,
+        lambda w, b: curvature.gauss_newton(lambda w, x: x @ w, loss, w, b) @ w,
+    ):
+        np.testing.assert_allclose(fn(w, masked), fn(w, plain), rtol=1e-5, atol=1e-7)

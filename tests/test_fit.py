@@ -105,3 +105,21 @@ def test_overwrite_starts_anew(tmp_path):
     result = training.fit(tiny(tmp_path, num_steps=2, measure_every=2), overwrite=True, progress=False)
     assert [row["step"] for row in read_rows(result.run_dir)] == [0, 2]
     assert Checkpoints(result.run_dir / "checkpoints").steps() == [0, 2]
+
+
+def test_overwrite_replaces_runs_only(tmp_path):
+    config = tiny(tmp_path)
+    config.directory.mkdir()
+    (config.directory / "config.json").write_text('{"model_type": "other"}')
+    (config.directory / "weights.bin").write_text("precious")
+    with pytest.raises(ValueError, match="exists and is no run"):
+        training.fit(config, overwrite=True, progress=False)
+    config.save(config.directory / "config.json")
+    with pytest.raises(ValueError, match="exists and is no run"):
+        training.fit(config, overwrite=True, progress=False)
+    assert (config.directory / "weights.bin").read_text() == "precious"
+
+
+def test_an_unknown_schedule_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="schedule: expected one of .*got 'linear'"):
+        tiny(tmp_path, schedule="linear")

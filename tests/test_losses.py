@@ -242,3 +242,10 @@ def test_bad_input(scores, targets, error, message):
 def test_not_a_regularizer():
     with pytest.raises(TypeError, match="regularizer: expected a cljax Regularizer, got str"):
         losses.fenchel_young("shannon")
+
+
+def test_a_class_ruled_out_by_minus_infinity_costs_nothing():
+    loss, f = losses.fenchel_young(losses.shannon()), jnp.array([1.0, 2.0, -jnp.inf])
+    np.testing.assert_allclose(loss(f, 1), np.log1p(np.exp(-1.0)), rtol=1e-6)
+    assert jnp.isfinite(jax.grad(loss)(f, 1)).all()
+    assert jnp.isposinf(loss(f, 2))

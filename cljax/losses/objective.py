@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from cljax._batch import Batch, weighted_mean
+from cljax._batch import Batch, weighted_mean, without_masked_targets
 from cljax._typing import ApplyFn, LossFn, PyTree
 
 
@@ -30,6 +30,7 @@ class Objective:
         Returns:
             A scalar; NaN where all weights are 0.
         """
+        batch = without_masked_targets(batch)
         return weighted_mean(self.loss(self.apply_fn(params, batch.inputs), batch.targets), batch.weight)
 
 

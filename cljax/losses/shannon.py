@@ -63,7 +63,9 @@ class Shannon(Regularizer):
         top = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=bool)
         greatest = jnp.sum(jnp.where(top, scores, 0), axis=-1, keepdims=True)
         rest = jnp.sum(jnp.where(top, 0, jnp.exp(scores - greatest)), axis=-1)
-        gap = jnp.sum(targets * (greatest - scores), axis=-1)
+        # a class that is ruled out by a score of −inf costs nothing unless the target has it
+        asked = targets != 0
+        gap = jnp.sum(jnp.where(asked, targets * (greatest - jnp.where(asked, scores, 0)), 0), axis=-1)
         return jnp.log1p(rest) + gap + self.value(targets)
 
 

@@ -157,6 +157,7 @@ def _extremes(eigenvalues: jax.Array, weight: Any, num_scores: int, spectra: boo
     lambda_min = jnp.min(jnp.where(counted, least, jnp.inf))
     lambda_max = jnp.max(jnp.where(counted, greatest, -jnp.inf))
     spread = jnp.log(lambda_max / jnp.where(is_above_rounding(lambda_min, lambda_max, num_scores), lambda_min, 0))
+    lambda_min, lambda_max = (jnp.where(jnp.any(counted), x, jnp.nan) for x in (lambda_min, lambda_max))
     spread = jnp.where(jnp.isnan(lambda_min) | jnp.isnan(lambda_max), jnp.nan, spread)
     return StructureExtremes(least, greatest, lambda_min, lambda_max, spread, eigenvalues if spectra else None)
 

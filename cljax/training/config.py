@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any, Literal
 
+SCHEDULES = ("cosine", "constant")
 LOSSES = ("shannon", "squared", "bernoulli", "sparsemax", "poisson")
 
 
@@ -99,6 +100,8 @@ class RunConfig:
             raise ValueError(f"tol: expected a number in (0, 1), got {self.tol}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss: expected one of {list(LOSSES)}, got {self.loss!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: expected one of {list(SCHEDULES)}, got {self.schedule!r}")
         if self.warmup_steps >= self.num_steps:
             raise ValueError(f"warmup_steps: expected fewer than num_steps {self.num_steps}, got {self.warmup_steps}")
         if not self.num_top + self.num_bottom:

@@ -108,13 +108,25 @@ def resume(run_dir: str | pathlib.Path, *, progress: bool = True, stop_after: in
 def _check_free(directory: pathlib.Path, overwrite: bool) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
-    if not (directory / CONFIG).is_file():
+    if not _is_run(directory):
         raise ValueError(f"run_dir: expected a new folder, got {directory}, which exists and is no run; name another")
     if not overwrite:
         raise ValueError(
             f"run_dir: expected a new folder, got {directory}, which exists; replace it with --overwrite, "
             f"go on with it by `cljax resume {directory}`, or name another with --run-dir"
         )
+
+
+def _is_run(directory: pathlib.Path) -> bool:
+    """Whether a folder holds a readable configuration of a run, and nothing that no run writes."""
+    try:
+        RunConfig.load(directory / CONFIG)
+    except (ValueError, TypeError, OSError):
+        return False
+    known = {CONFIG, METRICS, CHECKPOINTS, EVENTS, "bounds.json"}
+    return all(
+        path.name in known or path.suffix == ".png" or path.match("spectrum-*.json") for path in directory.iterdir()
+    )
 
 
 def _continue(
