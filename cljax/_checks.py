@@ -83,6 +83,24 @@ def check_same_struct(name: str, tree: PyTree, struct: PyTree) -> None:
             raise TypeError(f"{where}: expected dtype {want.dtype}, got {jnp.result_type(leaf)}; cast it with .astype")
 
 
+def check_tol(name: str, value: Any) -> Any:
+    """Require a relative tolerance between 0 and 1, where it can be known; a traced one passes.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what the caller gave.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: if it is not in (0, 1).
+    """
+    if not isinstance(value, jax.core.Tracer) and not 0 < float(value) < 1:
+        raise ValueError(f"{name}: expected a relative tolerance between 0 and 1, got {value}")
+    return value
+
+
 def check_key(name: str, key: Any) -> None:
     """Require one typed PRNG key, as ``jax.random.key`` makes them.
 

@@ -162,9 +162,10 @@ def _report(result: RunResult, console: Console) -> None:
     console.print(table)
     failed = sum(not all(row[f"hessian_{end}_converged"]) for row in result.rows for end in ("top", "bottom"))
     failed += sum(not row["gauss_newton_converged"] for row in result.rows)
+    num_ends = len(result.rows) * ((config.num_top > 0) + (config.num_bottom > 0) + 1)
     if failed:
         console.print(
-            f"note: {failed} of {3 * len(result.rows)} ends of spectra have a residual above --tol "
+            f"note: {failed} of {num_ends} ends of spectra have a residual above --tol "
             f"{config.tol:g} (× in the plots); more --max-products would lower it",
             soft_wrap=True,
             highlight=False,

@@ -76,8 +76,12 @@ def vdot(a: PyTree, b: PyTree) -> Scalar:
 
 
 def norm(a: PyTree) -> Scalar:
-    """Euclidean norm over all leaves: a scalar."""
-    return jnp.sqrt(vdot(a, a))
+    """Euclidean norm over all leaves: a scalar; entries whose squares leave the dtype's range are scaled first."""
+    a = to_work(a)
+    greatest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(a)])
+    unit = jnp.where((greatest > 0) & (greatest < jnp.inf), greatest, 1)
+    scaled = normalize(a, unit)
+    return unit * jnp.sqrt(vdot(scaled, scaled))
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
@@ -93,6 +97,11 @@ def sub(a: PyTree, b: PyTree) -> PyTree:
 def scale(alpha: jax.Array | float, a: PyTree) -> PyTree:
     """``alpha · a`` in the dtypes of ``a``."""
     return jax.tree.map(lambda x: (alpha * x).astype(x.dtype), a)
+
+
+def normalize(a: PyTree, length: jax.Array) -> PyTree:
+    """``a / length`` in the dtypes of ``a``; the inverse of a tiny length may overflow where the quotient does not."""
+    return jax.tree.map(lambda x: (x / length).astype(x.dtype), a)
 
 
 def axpy(alpha: jax.Array | float, x: PyTree, y: PyTree) -> PyTree:
@@ -160,11 +169,6 @@ def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True) -> PyTre
 def basis_set(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
     """The basis with ``vector`` in place ``index``."""
     return jax.tree.map(lambda q, v: q.at[index].set(v.reshape(q.shape[1:]).astype(q.dtype)), basis, vector)
-
-
-def basis_get(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
-    """The vector in place ``index``, in the shapes of ``vector``."""
-    return jax.tree.map(lambda q, v: q[index].reshape(v.shape), basis, vector)
 
 
 def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:

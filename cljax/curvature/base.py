@@ -22,7 +22,7 @@ class LinearOperator(abc.ABC):
     """A linear map between pytrees; symmetric unless said otherwise.
 
     A subclass is a ``pytree_dataclass`` that gives ``struct`` and ``linearize``; one that is not symmetric also gives
-    ``out_struct`` and ``T``.
+    ``out_struct``, ``symmetric`` and ``T``.
 
     Attributes:
         struct: shapes and dtypes of the vectors that it takes, as ``jax.ShapeDtypeStruct`` leaves.
@@ -38,6 +38,11 @@ class LinearOperator(abc.ABC):
     def out_struct(self) -> PyTree:
         """Shapes and dtypes of the products."""
         return self.struct
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the operator is its own transpose."""
+        return True
 
     @property
     def T(self) -> "LinearOperator":
@@ -78,10 +83,13 @@ class LinearOperator(abc.ABC):
         if not isinstance(other, LinearOperator):
             return NotImplemented
         check_same_struct("other", other.struct, self.struct)
+        check_same_struct("other @ v", other.out_struct, self.out_struct)
         return Sum(self, other)
 
     def scale(self, factor: jax.Array | float) -> "LinearOperator":
-        """``factor`` times the operator; ``factor`` is a scalar."""
+        """``factor`` times the operator; ``factor`` is a scalar, or a ValueError is raised."""
+        if jnp.shape(factor) != ():
+            raise ValueError(f"factor: expected a scalar, got shape {jnp.shape(factor)}; use a FunctionOperator")
         return Scaled(self, jnp.asarray(factor))
 
 
@@ -106,6 +114,11 @@ class Sum(LinearOperator):
     def out_struct(self) -> PyTree:
         """Shapes and dtypes of the products of both."""
         return self.left.out_struct
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both are."""
+        return self.left.symmetric and self.right.symmetric
 
     @property
     def T(self) -> LinearOperator:
@@ -140,6 +153,11 @@ class Scaled(LinearOperator):
         return self.op.out_struct
 
     @property
+    def symmetric(self) -> bool:
+        """Whether ``op`` is."""
+        return self.op.symmetric
+
+    @property
     def T(self) -> LinearOperator:
         """The scaled transpose."""
         return Scaled(self.op.T, self.factor)
@@ -171,6 +189,26 @@ def highest_precision(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return wrapped
+
+
+def check_symmetric(name: str, op: Any) -> None:
+    """Require a symmetric operator, as eigenvalue solvers need one.
+
+    Args:
+        name: the argument's name, for the message.
+        op: what the caller gave.
+
+    Raises:
+        TypeError: if ``op`` is no ``LinearOperator``.
+        ValueError: if it says that it is not symmetric.
+    """
+    if not isinstance(op, LinearOperator):
+        raise TypeError(
+            f"{name}: expected a cljax.curvature.LinearOperator, got {type(op).__name__}; "
+            "wrap a product with curvature.FunctionOperator"
+        )
+    if not op.symmetric:
+        raise ValueError(f"{name}: expected a symmetric operator, got {type(op).__name__}; use gauss_newton for JᵀJ")
 
 
 def as_callable_tree(name: str, fn: Any) -> Any:

@@ -85,7 +85,7 @@ def to_lineax(op: LinearOperator, *, positive_semidefinite: bool = False) -> Any
     """The operator for lineax's solvers.
 
     Args:
-        op: an operator; tagged symmetric where it is its own transpose.
+        op: an operator; tagged symmetric where it is.
         positive_semidefinite: tag it so, for solvers that need it; nothing checks it.
 
     Returns:
@@ -96,7 +96,7 @@ def to_lineax(op: LinearOperator, *, positive_semidefinite: bool = False) -> Any
     """
     import lineax
 
-    tags = [lineax.symmetric_tag] if op.T is op else []
+    tags = [lineax.symmetric_tag] if op.symmetric else []
     if positive_semidefinite:
         tags.append(lineax.positive_semidefinite_tag)
     return lineax.FunctionLinearOperator(partial(_apply, op.linearize()), op.struct, tags)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from cljax import tree
-from cljax._checks import check_inexact_tree
+from cljax._checks import check_inexact_tree, check_same_struct
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
 
@@ -23,7 +23,9 @@ class FunctionOperator(LinearOperator):
         *args: pytrees of arrays.
 
     Raises:
-        TypeError: if ``struct`` has a leaf that is not floating, or ``fn`` is not hashable.
+        TypeError: if ``struct`` has a leaf that is not floating, ``fn`` is not hashable, or, at the first product, it
+            returns other dtypes than it takes.
+        ValueError: at the first product, if it returns other shapes than it takes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,4 +68,6 @@ class FunctionOperator(LinearOperator):
 
 @highest_precision
 def _call(fn: Any, args: tuple[Any, ...], v: PyTree) -> PyTree:
-    return fn(v, *args)
+    product = fn(v, *args)
+    check_same_struct("fn(v, *args)", product, v)
+    return product

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._batch import Batch, as_batch, expand_weight
-from cljax._checks import check_inexact_tree
+from cljax._checks import check_inexact_tree, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
@@ -62,7 +62,7 @@ def _microbatched_product(op: GaussNewton, v: PyTree) -> PyTree:
     def product_fn(part: Batch) -> PyTree:
         return GaussNewton(op.apply_fn, op.loss, op.params, part).linearize()(v)
 
-    size = op.microbatch_size or op.batch.num_examples
+    size = check_positive_int("microbatch_size", op.microbatch_size)
     return scan_microbatches(product_fn, op.batch, size, op.params)
 
 

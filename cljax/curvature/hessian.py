@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._batch import Batch
-from cljax._checks import check_inexact_tree
+from cljax._checks import check_inexact_tree, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.jacobian import lacks_forward_mode
 from cljax.curvature.microbatch import check_microbatch, scan_microbatches
 
 METHODS = ("auto", "forward_over_reverse", "reverse_over_reverse")
@@ -57,7 +58,7 @@ def _microbatched_product(op: Hessian, v: PyTree) -> PyTree:
     def product_fn(part: Batch) -> PyTree:
         return _derivative(op.method, op.objective_fn, op.params, (part, *op.args[1:]))(v)
 
-    size = op.microbatch_size or op.args[0].num_examples
+    size = check_positive_int("microbatch_size", op.microbatch_size)
     return scan_microbatches(product_fn, op.args[0], size, op.params)
 
 
@@ -78,19 +79,7 @@ def _resolve(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ..
     if method != "auto":
         return method
     gradient_fn = _gradient(objective_fn, args)
-    traced = jax.make_jaxpr(lambda p: jax.jvp(gradient_fn, (p,), (p,))[1])(params)
-    return "reverse_over_reverse" if _lacks_forward_mode(traced) else "forward_over_reverse"
-
-
-def _lacks_forward_mode(part: Any) -> bool:
-    # the derivative of a custom_vjp function in forward mode is traced as a placeholder that cannot be compiled
-    if isinstance(part, (list, tuple)):
-        return any(map(_lacks_forward_mode, part))
-    inner = getattr(part, "jaxpr", part)
-    return any(
-        eqn.primitive.name == "custom_lin" or _lacks_forward_mode(list(eqn.params.values()))
-        for eqn in getattr(inner, "eqns", ())
-    )
+    return "reverse_over_reverse" if lacks_forward_mode(gradient_fn, params) else "forward_over_reverse"
 
 
 def _derivative(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...]) -> Matvec:

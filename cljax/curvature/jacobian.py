@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_inexact_tree
@@ -36,6 +37,11 @@ class Jacobian(LinearOperator):
         return jax.eval_shape(self.apply_fn, self.params, self.inputs)
 
     @property
+    def symmetric(self) -> bool:
+        """False."""
+        return False
+
+    @property
     def T(self) -> LinearOperator:
         """Jᵀ: scores -> params."""
         return JacobianTranspose(self)
@@ -67,6 +73,11 @@ class JacobianTranspose(LinearOperator):
         return self.op.struct
 
     @property
+    def symmetric(self) -> bool:
+        """False."""
+        return False
+
+    @property
     def T(self) -> LinearOperator:
         """The Jacobian."""
         return self.op
@@ -82,8 +93,55 @@ def _only(vjp_fn: Any, v: PyTree) -> PyTree:
 
 
 def linearize_model(apply_fn: Any, params: PyTree, inputs: PyTree) -> tuple[Any, Matvec]:
-    """Scores, and the Jacobian's product, at one point."""
-    return jax.linearize(lambda p: apply_fn(p, inputs), params)
+    """Scores, and the Jacobian's product, at one point.
+
+    Where a function of the model has a ``custom_vjp`` and with it no forward mode, the product is the transpose of
+    reverse mode.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> scores``.
+        params: pytree of floating arrays.
+        inputs: inputs of the model.
+
+    Returns:
+        Scores, and a callable pytree that can be transposed by ``jax.linear_transpose``.
+    """
+
+    def model(p: PyTree) -> PyTree:
+        return apply_fn(p, inputs)
+
+    if not lacks_forward_mode(model, params):
+        return jax.linearize(model, params)
+    scores, pull_fn = jax.vjp(model, params)
+    return scores, jax.tree_util.Partial(_push, pull_fn, jax.tree.map(jnp.zeros_like, scores))
+
+
+def _push(pull_fn: Any, like: PyTree, v: PyTree) -> PyTree:
+    return jax.linear_transpose(lambda u: pull_fn(u)[0], like)(v)[0]
+
+
+def lacks_forward_mode(fn: Any, params: PyTree) -> bool:
+    """Whether the derivative of ``fn`` in forward mode cannot be compiled, without running anything.
+
+    Args:
+        fn: function of ``params``, differentiated once.
+        params: pytree of floating arrays.
+
+    Returns:
+        True where a function with a ``custom_vjp`` is in it.
+    """
+    return _has_placeholder(jax.make_jaxpr(lambda p: jax.jvp(fn, (p,), (p,))[1])(params))
+
+
+def _has_placeholder(part: Any) -> bool:
+    # the derivative of a custom_vjp function in forward mode is traced as a placeholder that cannot be compiled
+    if isinstance(part, (list, tuple)):
+        return any(map(_has_placeholder, part))
+    inner = getattr(part, "jaxpr", part)
+    return any(
+        eqn.primitive.name == "custom_lin" or _has_placeholder(list(eqn.params.values()))
+        for eqn in getattr(inner, "eqns", ())
+    )
 
 
 def jacobian(apply_fn: Any, params: PyTree, inputs: PyTree) -> Jacobian:

@@ -24,7 +24,7 @@ def check_microbatch(microbatch_size: int | None, batch: Any) -> int | None:
 
     Raises:
         TypeError: if the size is no integer or ``batch`` no ``cljax.Batch``.
-        ValueError: if the size is below 1.
+        ValueError: if the size is below 1, or a weight of the batch is known to be negative.
     """
     if microbatch_size is None:
         return None
@@ -32,6 +32,12 @@ def check_microbatch(microbatch_size: int | None, batch: Any) -> int | None:
         raise TypeError(
             f"microbatch_size: expected a cljax.Batch as the first argument after params, got {type(batch).__name__}; "
             "wrap inputs and targets as cljax.Batch(inputs, targets)"
+        )
+    weight = batch.weight
+    if weight is not None and not isinstance(weight, jax.core.Tracer) and jnp.min(jnp.asarray(weight)) < 0:
+        raise ValueError(
+            "batch.weight: expected no negative weight with microbatch_size, as a microbatch whose weights cancel has "
+            f"no mean, got {float(jnp.min(jnp.asarray(weight)))}; use microbatch_size=None"
         )
     return check_positive_int("microbatch_size", microbatch_size)
 

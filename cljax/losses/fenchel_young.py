@@ -20,7 +20,7 @@ class FenchelYoungLoss:
     regularizer: Regularizer
 
     def __call__(self, scores: jax.Array, targets: Any) -> jax.Array:
-        """Loss of each example, 0 exactly where the prediction is the target.
+        """Loss of each example, 0 up to rounding where the prediction is the target.
 
         Args:
             scores: shape (..., K), a floating dtype; half precision is computed in float32.

@@ -80,8 +80,9 @@ class Regularizer(abc.ABC):
         """Targets as points of the shape and dtype of ``scores``.
 
         Args:
-            targets: soft targets of the shape of ``scores``; or integer class labels of shape ``scores.shape[:-1]``,
-                made one-hot; or, where K = 1, values of shape ``scores.shape[:-1]``.
+            targets: soft targets of the shape of ``scores``, those of a dtype coarser than the scores' divided by
+                their sum where that is 1 up to their own rounding; or integer class labels of shape
+                ``scores.shape[:-1]``, made one-hot; or, where K = 1, values of shape ``scores.shape[:-1]``.
             scores: shape (..., K).
 
         Returns:
@@ -93,18 +94,28 @@ class Regularizer(abc.ABC):
         """
         targets = jnp.asarray(targets)
         if targets.shape == scores.shape:
-            return targets.astype(scores.dtype)
+            return self._soft(targets, scores.dtype)
         if targets.shape != scores.shape[:-1]:
             raise ValueError(
                 f"targets: expected shape {scores.shape} (soft) or {scores.shape[:-1]} (labels), got {targets.shape}"
             )
         num_classes = scores.shape[-1]
-        if num_classes == 1:
+        integers = jnp.issubdtype(targets.dtype, jnp.integer)
+        if num_classes == 1 and not (self.on_simplex and integers):
             return targets.astype(scores.dtype)[..., None]
-        if not jnp.issubdtype(targets.dtype, jnp.integer):
+        if not integers:
             raise TypeError(
                 f"targets: expected integer labels of shape {targets.shape}, got {targets.dtype}; "
                 f"cast them to int32, or give soft targets of shape {scores.shape}"
             )
         known = (targets >= 0) & (targets < num_classes)
         return jnp.where(known[..., None], jax.nn.one_hot(targets, num_classes, dtype=scores.dtype), jnp.nan)
+
+    def _soft(self, targets: jax.Array, dtype: Any) -> jax.Array:
+        given, targets = targets.dtype, targets.astype(dtype)
+        coarse = jnp.issubdtype(given, jnp.floating) and jnp.finfo(given).eps > jnp.finfo(dtype).eps
+        if not (self.on_simplex and coarse):
+            return targets
+        # rounding each entry to the coarser dtype moves the sum by at most half of its eps
+        total = jnp.sum(targets, axis=-1, keepdims=True)
+        return jnp.where(jnp.abs(total - 1) <= jnp.finfo(given).eps, targets / total, targets)

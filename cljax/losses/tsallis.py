@@ -1,6 +1,7 @@
 """Tsallis entropies on the simplex, between softmax and sparsemax: sparse predictions."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -39,7 +40,9 @@ class Tsallis(AnalyticRegularizer):
         return jnp.where(outside, jnp.inf, jnp.sum(self._entropy_term(p), axis=-1))
 
     def _entropy_term(self, p: jax.Array) -> jax.Array:
-        return (p**self.alpha - p) / (self.alpha * (self.alpha - 1))
+        # (p^α − p) without the cancellation near α = 1, and with a derivative at p = 0
+        log = jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
+        return p * jnp.expm1((self.alpha - 1) * log) / (self.alpha * (self.alpha - 1))
 
     def _predict(self, scores: jax.Array) -> jax.Array:
         return _entmax(scores, self.alpha)
@@ -55,9 +58,11 @@ class Tsallis(AnalyticRegularizer):
         p = self._predict(scores)
         slope = p ** (self.alpha - 1) / (self.alpha - 1)
         terms = self._entropy_term(targets) - self._entropy_term(p)
-        terms = terms - (slope - 1 / (self.alpha * (self.alpha - 1))) * (targets - p)
+        derivative = jnp.expm1((self.alpha - 1) * jnp.log(p)) / (self.alpha - 1) + 1 / self.alpha
+        terms = terms - derivative * (targets - p)
         top = jnp.max(scores, axis=-1, keepdims=True) - jnp.max(slope, axis=-1, keepdims=True)
-        cost = jnp.where(p > 0, 0, (top - scores) * targets)
+        # a class that is ruled out by a score of −inf costs nothing unless the target has it
+        cost = jnp.where((p > 0) | (targets == 0), 0, (top - scores) * targets)
         total = jnp.sum(jnp.maximum(terms, 0) + jnp.maximum(cost, 0), axis=-1)
         return jnp.where(jnp.isfinite(self.value(targets)), total, self.value(targets))
 
@@ -85,37 +90,39 @@ class Tsallis(AnalyticRegularizer):
 
 def _entmax(scores: jax.Array, alpha: float) -> jax.Array:
     """[(α−1) f − τ]₊^(1/(α−1)) with τ such that the sum is 1."""
-    z = (alpha - 1) * (scores - jnp.max(scores, axis=-1, keepdims=True))
+    below = scores - jnp.max(scores, axis=-1, keepdims=True)
+    # entries more than 1 below the greatest are never in the support; keeping them would overflow and cancel
+    z = jnp.maximum((alpha - 1) * below, -2)
     if alpha == 2:
         flat = jax.vmap(optax.projections.projection_simplex)(z.reshape(-1, z.shape[-1]))
         return flat.reshape(z.shape)
     if 2 * alpha == 3:
         return jnp.maximum(z - _threshold_by_sorting(z), 0) ** 2
-    return _by_bisection(z, alpha)
+    return _by_bisection(below, alpha)
 
 
 def _threshold_by_sorting(z: jax.Array) -> jax.Array:
     """τ with Σ [z − τ]₊² = 1: for the k greatest entries, mean − √((1 − their sum of squared deviations) / k)."""
     sorted_z = -jnp.sort(-z, axis=-1)
-    # entries more than 1 below the greatest are never in the support; keeping them would overflow and cancel
-    kept = jnp.maximum(sorted_z, -2)
     count = jnp.arange(1, z.shape[-1] + 1, dtype=z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
-    mean = jnp.cumsum(kept, axis=-1) / count
-    deviation = jnp.cumsum(kept * kept, axis=-1) - count * mean * mean
+    mean = jnp.cumsum(sorted_z, axis=-1) / count
+    deviation = jnp.cumsum(sorted_z * sorted_z, axis=-1) - count * mean * mean
     root = jnp.sqrt(jnp.maximum((1 - deviation) / count, 0))
     thresholds = mean - root
     support = jnp.sum(thresholds <= sorted_z, axis=-1, keepdims=True)
     return jnp.take_along_axis(thresholds, jnp.maximum(support - 1, 0), axis=-1)
 
 
-def _by_bisection(z: jax.Array, alpha: float) -> jax.Array:
-    """Bisection of τ between −1 and −K^(1−α), until the bracket is down to rounding; then the sum is made 1."""
-    low = jnp.full_like(z[..., :1], -1)
-    high = jnp.full_like(low, -(float(z.shape[-1]) ** (1 - alpha)))
-    power = 1 / (alpha - 1)
+def _by_bisection(below: jax.Array, alpha: float) -> jax.Array:
+    # p = [1 + (α−1)(f − max f − s)]₊^(1/(α−1)) with s between 0 and the Tsallis logarithm of K, (1 − K^(1−α)) / (α−1):
+    # unlike for the threshold itself, no digits are lost near α = 1; then the sum is made 1
+    low = jnp.zeros_like(below[..., :1])
+    high = jnp.full_like(low, -math.expm1((1 - alpha) * math.log(below.shape[-1])) / (alpha - 1))
 
-    def mass(threshold: jax.Array) -> jax.Array:
-        return jnp.maximum(z - threshold, 0) ** power
+    def mass(s: jax.Array) -> jax.Array:
+        t = jnp.maximum((alpha - 1) * (below - s), -1)
+        # XLA's log1p loses about 100 eps between −0.5 and −0.3 in float64
+        return jnp.exp(jnp.where(t < -0.25, jnp.log(1 + t), jnp.log1p(t)) / (alpha - 1))
 
     def body(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
@@ -123,7 +130,7 @@ def _by_bisection(z: jax.Array, alpha: float) -> jax.Array:
         too_much = jnp.sum(mass(middle), axis=-1, keepdims=True) >= 1
         return jnp.where(too_much, middle, low), jnp.where(too_much, high, middle)
 
-    low, _ = jax.lax.fori_loop(0, jnp.finfo(z.dtype).nmant + 3, body, (low, high))
+    low, _ = jax.lax.fori_loop(0, jnp.finfo(below.dtype).nmant + 3, body, (low, high))
     p = mass(low)
     return p / jnp.sum(p, axis=-1, keepdims=True)
 

@@ -10,8 +10,7 @@ import numpy as np
 from cljax import tree
 from cljax._checks import check_key, check_positive_int
 from cljax._pytree import pytree_dataclass, static
-from cljax._typing import PyTree
-from cljax.curvature.base import LinearOperator
+from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_driver, run_lanczos
 from cljax.spectral.krylov import KrylovState, tridiagonal_eigh
 
@@ -89,7 +88,7 @@ def spectral_density(
         NaN nodes.
 
     Raises:
-        ValueError: if a number is below 1 or the driver cannot run here.
+        ValueError: if ``op`` says that it is not symmetric, a number is below 1 or the driver cannot run here.
         TypeError: if ``key`` is no typed key.
 
     Example:
@@ -104,23 +103,29 @@ def spectral_density(
         Ubaru, Chen and Saad, Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIMAX 38 (2017),
         algorithm 1.
     """
+    check_symmetric("op", op)
     num_probes = check_positive_int("num_probes", num_probes)
     dimension = tree.size(op.struct)
     num_steps = min(check_positive_int("num_steps", num_steps), dimension)
     check_key("key", key)
     chosen = choose_driver(driver, op, key)
-    like = jax.eval_shape(tree.to_work, op.struct)
     keys = jax.random.split(key, num_probes)
     if chosen == "compiled":
-        nodes, weights = jax.lax.map(lambda k: _rule(_run(chosen, op, k, like, num_steps), num_steps), keys)
+        nodes, weights = _rules_compiled(op, keys, num_steps)
     else:
-        rules = [_rule(_run(chosen, op, k, like, num_steps), num_steps) for k in keys]
+        rules = [_rule(_run(chosen, op, k, num_steps), num_steps) for k in keys]
         nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
     return SpectralDensity(nodes, weights, num_probes * num_steps, dimension)
 
 
-def _run(driver: str, op: LinearOperator, key: jax.Array, like: PyTree, num_steps: int) -> KrylovState:
+@partial(jax.jit, static_argnames="num_steps")
+def _rules_compiled(op: LinearOperator, keys: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:
+    return jax.lax.map(lambda key: _rule(_run("compiled", op, key, num_steps), num_steps), keys)
+
+
+def _run(driver: str, op: LinearOperator, key: jax.Array, num_steps: int) -> KrylovState:
     probe_key, run_key = jax.random.split(key)
+    like = jax.eval_shape(tree.to_work, op.struct)
     return run_lanczos(driver, op, tree.random_like(probe_key, like, "rademacher"), run_key, num_steps)
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._checks import check_key, check_positive_int
+from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
-from cljax.curvature.base import LinearOperator
+from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import apply_product, choose_driver, linearized, min_steps, residual_bound, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality, ritz_pairs
 from cljax.spectral.probes import start_vector_jit
@@ -59,7 +59,8 @@ def extreme_eigenpairs(
         num_top: static, how many of the greatest.
         num_bottom: static, how many of the least.
         tol: relative residual at which a pair counts as converged.
-        max_products: static, most products, those for the residuals included; memory at most as many vectors.
+        max_products: static, most products, those for the residuals included; memory at most as many vectors, for a
+            moment up to twice that with the host driver, whose basis grows by copying.
         start: None, or what a previous call returned for a nearby operator, with any number of pairs: its vectors
             enter the start vector, beside a random one.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
@@ -69,9 +70,11 @@ def extreme_eigenpairs(
         The pairs with residuals and status. NaN in the operator gives NaN values, not converged.
 
     Raises:
-        ValueError: if num_top + num_bottom is below 1 or above n, ``max_products`` is too small for them, or the
+        ValueError: if ``op`` says that it is not symmetric, num_top + num_bottom is below 1 or above n,
+            ``max_products`` is too small for them, ``tol`` is not in (0, 1), ``start`` is of another space, or the
             driver cannot run here.
-        TypeError: if ``key`` is no typed key or an integer argument is traced.
+        TypeError: if ``op`` is no operator, ``start`` no Eigenpairs, ``key`` no typed key, or an integer argument is
+            traced.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -84,7 +87,11 @@ def extreme_eigenpairs(
     References:
         Saad, Numerical Methods for Large Eigenvalue Problems (2011), section 6.6; residual bound: theorem 3.8 there.
     """
+    check_symmetric("op", op)
     num_top, num_bottom, max_products = check_sizes(num_top, num_bottom, max_products, tree.size(op.struct))
+    tol = check_tol("tol", tol)
+    if start is not None:
+        check_start(start, op.struct)
     num_pairs, dimension = num_top + num_bottom, tree.size(op.struct)
     check_key("key", key)
     start_key, run_key = jax.random.split(key)
@@ -124,6 +131,23 @@ def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int
         )
     least = num_pairs + min(dimension, min_steps(num_pairs))
     return num_top, num_bottom, check_positive_int("max_products", max_products, minimum=least)
+
+
+def check_start(start: Any, struct: PyTree) -> None:
+    """Require that ``start`` has vectors of ``struct``.
+
+    Args:
+        start: what the caller gave.
+        struct: shapes and dtypes of the operator's vectors.
+
+    Raises:
+        TypeError: if it is no ``Eigenpairs``.
+        ValueError: if its vectors are of another structure or shape.
+    """
+    if not isinstance(start, Eigenpairs):
+        raise TypeError(f"start: expected Eigenpairs of a previous call, got {type(start).__name__}")
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start.vectors)
+    check_same_struct("start.vectors", first, jax.eval_shape(tree.to_work, struct))
 
 
 @partial(jax.jit, static_argnames=("num_top", "num_bottom"))

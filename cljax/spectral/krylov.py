@@ -56,7 +56,7 @@ def krylov_start(vector: PyTree, key: jax.Array, capacity: int, flatten: bool) -
         The state.
     """
     vector = tree.to_work(vector)
-    vector = tree.scale(1 / tree.norm(vector), vector)
+    vector = tree.normalize(vector, tree.norm(vector))
     dtype = jnp.result_type(*jax.tree.leaves(vector))
     basis = tree.basis_set(tree.basis_zeros(vector, capacity, flatten), 0, vector)
     zeros, count = jnp.zeros(capacity, dtype), jnp.zeros((), jnp.int32)
@@ -103,7 +103,7 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
         # nothing is left of a random vector only where the basis spans the whole space
         return tree.scale(jnp.where(left > jnp.sqrt(eps) * length, 1 / left, 0), fresh)
 
-    following = jax.lax.cond(exhausted, restart, lambda: tree.scale(1 / beta, w))
+    following = jax.lax.cond(exhausted, restart, lambda: tree.normalize(w, beta))
     return KrylovState(
         tree.basis_set(state.basis, step + 1, following),
         following,

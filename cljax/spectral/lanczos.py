@@ -10,7 +10,7 @@ from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
-from cljax.curvature.base import LinearOperator
+from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_driver, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.probes import start_vector
@@ -46,7 +46,7 @@ def lanczos(
     Args:
         op: symmetric operator on n-dimensional vectors.
         key_or_vector: a typed PRNG key for a random start, or a start vector of ``op.struct`` that is not zero.
-        num_steps: static, 1 to n; memory num_steps + 1 vectors.
+        num_steps: static, 1 to n; memory num_steps + 1 vectors, for a moment up to twice that with the host driver.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 
@@ -54,7 +54,8 @@ def lanczos(
         The tridiagonal matrix, the basis and how orthogonal it is. NaN in the operator gives NaN.
 
     Raises:
-        ValueError: if ``num_steps`` is below 1 or above n, or the driver cannot run here.
+        ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, or the driver cannot
+            run here.
         TypeError: if dtypes do not match.
 
     Example:
@@ -69,6 +70,7 @@ def lanczos(
         Golub and Van Loan, Matrix Computations, 4th edition, algorithm 10.1.1; reorthogonalized as in Parlett, The
         Symmetric Eigenvalue Problem, section 6.9 ("twice is enough").
     """
+    check_symmetric("op", op)
     num_steps = check_num_steps("num_steps", num_steps, tree.size(op.struct))
     is_key = isinstance(key_or_vector, jax.Array) and jnp.issubdtype(key_or_vector.dtype, jax.dtypes.prng_key)
     if is_key:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any, Literal
+
+from cljax._checks import check_positive_int
 
 SCHEDULES = ("cosine", "constant")
 LOSSES = ("shannon", "squared", "bernoulli", "sparsemax", "poisson")
@@ -83,19 +86,21 @@ class RunConfig:
 
         Raises:
             ValueError: if a value is out of range.
+            TypeError: if an integer is none.
         """
         zero = ("seed", "warmup_steps", "num_bottom", "num_top", "density_probes")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in zero else 1
-            if isinstance(value, int) and value < least:
-                raise ValueError(f"{field.name}: expected an integer of at least {least}, got {value}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+            if field.type not in ("int", int, "int | None", int | None) or value is None:
+                continue
+            if check_positive_int(field.name, value, 0 if field.name in zero else 1) >= 2**63:
+                raise ValueError(f"{field.name}: expected an integer below 2**63, got {value}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a positive finite number, got {self.learning_rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay: expected a number of at least 0, got {self.weight_decay}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: expected a finite number of at least 0, got {self.weight_decay}")
         if not 0 < self.tol < 1:
             raise ValueError(f"tol: expected a number in (0, 1), got {self.tol}")
         if self.loss not in LOSSES:

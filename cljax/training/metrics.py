@@ -65,12 +65,24 @@ class MetricsLog:
         self._path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole rows; a last line that a crash cut off is left out."""
+        """Read all whole rows.
+
+        Returns:
+            The rows; a last line that a crash cut off is left out.
+
+        Raises:
+            ValueError: if another line is no JSON.
+        """
         if not self._path.exists():
             return []
         text = self._path.read_text()
         whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self._path}: expected one JSON object in each line, got {error}; mend or remove that line"
+            ) from error
 
     def truncate(self, num_rows: int) -> list[dict[str, Any]]:
         """Keep the first ``num_rows`` rows, as a checkpoint knows them.

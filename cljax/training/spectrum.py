@@ -93,7 +93,8 @@ def _as_json(found: CheckpointSpectrum) -> dict[str, Any]:
             "dimension": density.dimension,
             "num_products": density.num_products,
             "mean_eigenvalue": float(mean),
-            "mean_eigenvalue_standard_error": float(error),
+            # one probe has no standard error, and JSON no NaN
+            "mean_eigenvalue_standard_error": None if len(density.nodes) == 1 else float(error),
             "nodes": np.asarray(density.nodes).tolist(),
             "weights": np.asarray(density.weights).tolist(),
             "extreme_values": np.asarray(extremes.values).tolist(),

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._batch import Batch, as_batch
-from cljax._checks import check_inexact_tree, check_key, check_positive_int
+from cljax._checks import check_inexact_tree, check_key, check_positive_int, check_tol
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
+from cljax.spectral.driver import choose_driver
 from cljax.spectral.extremes import Eigenpairs, check_sizes, extreme_eigenpairs
 from cljax.theory.gradient_energy import gradient_energy
 from cljax.theory.structure import structure_extremes
@@ -130,11 +131,22 @@ class Tracker:
         """Check what can be checked before parameters are known.
 
         Raises:
-            ValueError: if neither a model with a loss nor an objective is given, or both are.
+            ValueError: if neither a model with a loss nor an objective is given, or both are, or a number is out of
+                range.
+            TypeError: if a number is no integer.
         """
-        if (self.objective_fn is None) == (self.apply_fn is None or self.loss is None):
+        model = [fn is not None for fn in (self.apply_fn, self.loss)]
+        if any(model) if self.objective_fn is not None else not all(model):
             raise ValueError("Tracker: expected apply_fn with loss, or objective_fn alone; see Tracker.from_objective")
-        check_positive_int("num_top + num_bottom", self.num_top + self.num_bottom)
+        num_top = check_positive_int("num_top", self.num_top, minimum=0)
+        check_positive_int("num_top + num_bottom", num_top + check_positive_int("num_bottom", self.num_bottom, 0))
+        check_positive_int("max_products", self.max_products)
+        check_tol("tol", self.tol)
+        choose_driver(self.driver)
+        if self.microbatch_size is not None:
+            check_positive_int("microbatch_size", self.microbatch_size)
+        if self.structure_examples is not None:
+            check_positive_int("structure_examples", self.structure_examples, minimum=0)
 
     @classmethod
     def from_objective(cls, objective_fn: Any, **options: Any) -> "Tracker":
