@@ -1,7 +1,10 @@
 """The command line: cljax track, resume, spectrum, bounds."""
 
+import contextlib
 import dataclasses
+import io
 import pathlib
+import re
 import sys
 from typing import Annotated, Any
 
@@ -215,15 +218,10 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises:
         JaxRuntimeError: if the runtime fails for another reason than memory.
+        SystemExit: with 0, after ``--help``.
     """
     try:
-        command: Track | Resume | Spectrum | Bounds = tyro.cli(
-            Command,
-            prog="cljax",
-            description="Curvature of deep-network training. Start with: cljax track",
-            args=argv,
-        )
-        command.run(Console())
+        _parse(argv).run(Console())
     except DivergenceError as error:
         return _fail(error, 1)
     except (ValueError, TypeError, OSError) as error:
@@ -235,6 +233,29 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; rows and checkpoints are kept: cljax resume RUN_DIR goes on", 130)
     return 0
+
+
+def _parse(argv: list[str] | None) -> Track | Resume | Spectrum | Bounds:
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                Command,
+                prog="cljax",
+                description="Curvature of deep-network training. Start with: cljax track",
+                args=argv,
+            )
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        raise ValueError(_unframed(printed.getvalue())) from None
+
+
+def _unframed(box: str) -> str:
+    """The sections of a framed message in one line; the parser frames its errors, with a title and rules."""
+    rows = "\n".join(row.strip(" │|") for row in box.splitlines())
+    sections = re.split(r"^(?:[╭+][─-] .*|[╰+]?[─-]{8,}.*)$", rows, flags=re.MULTILINE)
+    return "; ".join(" ".join(section.split()).rstrip(".") for section in sections if section.strip())
 
 
 def _fail(error: Exception | str, code: int) -> int:

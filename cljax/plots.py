@@ -205,7 +205,7 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
     top.set_ylabel("eigenvalue  [loss / parameter²]")
     top.set_title(f"{title}: extreme eigenvalues", loc="left")
     bottom.axhline(0, color=_GREY, lw=0.8)
-    bottom.set_ylabel("eigenvalue")
+    bottom.set_ylabel("[loss / parameter²]")
     bottom.set_xlabel("step  (× : residual above tolerance)")
     top.legend(ncols=2)
     if rows[0]["hessian_bottom"]:

@@ -89,6 +89,13 @@ def test_resume_and_spectrum(tracked, tmp_path, capsys):
         (["--warmup-steps", "600"], ["warmup_steps", "600"]),
         (["--tol", "nan"], ["tol", "(0, 1)"]),
         (["--loss", "bernoulli", "--learning-rate", "nan"], ["learning_rate", "nan"]),
+        (["--learning-rate", "1e300"], ["learning_rate", "at most"]),
+        (["--num-steps", "2147483648"], ["num_steps", "below 2**31"]),
+        (["--loss", "shanon"], ["--loss", "'shanon'", "'shannon'", "cljax track --help"]),
+        (["--batch-size", "many"], ["--batch-size", "'many'"]),
+        (["--batch-sise", "3"], ["--batch-sise", "--batch-size"]),
+        (["trakc"], ["trakc", "track, resume"]),
+        (["resume"], ["cljax resume", "Folder of the run"]),
         (["resume", "nothing"], ["config.json", "nothing"]),
         (["spectrum", "nothing"], ["config.json", "nothing"]),
     ],
@@ -141,6 +148,16 @@ def test_a_corrupt_checkpoint_is_a_note(tracked, tmp_path, capsys):
     assert [row["step"] for row in read_rows(run_dir)] == [0, 3, 6, 9, 12]
 
 
+def test_files_of_a_run_that_are_no_text_are_named(tracked, tmp_path, capsys):
+    run_dir = shutil.copytree(tracked, tmp_path / "run")
+    rows = run_dir / "metrics.jsonl"
+    for first in (b"\xff\xfe", b"3", b"oops"):
+        rows.write_bytes(first + b"\n")
+        assert f"{rows}: expected one JSON object in each line" in failure(capsys, "resume", str(run_dir))
+    (run_dir / "config.json").write_bytes(b"\xff\xfe")
+    assert f"{run_dir / 'config.json'}: expected the config" in failure(capsys, "spectrum", str(run_dir))
+
+
 def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -172,6 +189,6 @@ def test_in_a_process_of_its_own(tmp_path):
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
-        if code and arguments[0] == "track":
+        if code:
             assert done.stderr.count("\n") == 1
     assert training.RunConfig.load(config.directory / "config.json") == config

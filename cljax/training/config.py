@@ -7,9 +7,12 @@ import os
 import pathlib
 from typing import Any, Literal
 
+import numpy as np
+
 from cljax._checks import check_positive_int
 
 SCHEDULES = ("cosine", "constant")
+_GREATEST = float(np.finfo(np.float32).max)
 LOSSES = ("shannon", "squared", "bernoulli", "sparsemax", "poisson")
 
 
@@ -93,10 +96,13 @@ class RunConfig:
             value = getattr(self, field.name)
             if field.type not in ("int", int, "int | None", int | None) or value is None:
                 continue
-            if check_positive_int(field.name, value, 0 if field.name in zero else 1) >= 2**63:
-                raise ValueError(f"{field.name}: expected an integer below 2**63, got {value}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected a positive finite number, got {self.learning_rate}")
+            bits = 63 if field.name == "seed" else 31
+            if check_positive_int(field.name, value, 0 if field.name in zero else 1) >= 2**bits:
+                raise ValueError(f"{field.name}: expected an integer below 2**{bits}, got {value}")
+        if not 0 < self.learning_rate <= _GREATEST:
+            raise ValueError(
+                f"learning_rate: expected a positive finite number, at most {_GREATEST:.3g}, got {self.learning_rate}"
+            )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), got {self.momentum}")
         if not 0 <= self.weight_decay < math.inf:
@@ -144,7 +150,7 @@ class RunConfig:
             return cls(**fields)
         except FileNotFoundError as error:
             raise ValueError(f"run_dir: expected a run with config.json in it, got {path.parent}") from error
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: expected the configuration of a run, got {error}") from error
 
 

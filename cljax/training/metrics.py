@@ -71,18 +71,24 @@ class MetricsLog:
             The rows; a last line that a crash cut off is left out.
 
         Raises:
-            ValueError: if another line is no JSON.
+            ValueError: if another line is no JSON object.
         """
         if not self._path.exists():
             return []
-        text = self._path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{self._path}: expected one JSON object in each line, got {error}; mend or remove that line"
-            ) from error
+        contents = self._path.read_bytes()
+        rows = []
+        for number, line in enumerate(contents[: contents.rfind(b"\n") + 1].splitlines(), start=1):
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                row = None
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{self._path}: expected one JSON object in each line, got another thing in line {number}; "
+                    "mend or remove that line"
+                )
+            rows.append(row)
+        return rows
 
     def truncate(self, num_rows: int) -> list[dict[str, Any]]:
         """Keep the first ``num_rows`` rows, as a checkpoint knows them.

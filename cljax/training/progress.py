@@ -1,9 +1,19 @@
 """A progress bar with the live figures of a run."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class _FiguresBelow(Progress):
+    """The bar in a line of its own, which the figures would fill on a terminal of 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield task.fields["figures"]
 
 
 class RunProgress:
@@ -16,12 +26,11 @@ class RunProgress:
 
     def __init__(self, num_steps: int, shown: bool = True) -> None:
         self._console = Console(stderr=True)
-        self._progress = Progress(
+        self._progress = _FiguresBelow(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
             console=self._console,
             disable=not shown,
         )
