@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
@@ -40,12 +41,12 @@ class Batch:
         return int(size)
 
 
-def expand_weight(weight: Any, losses: jax.Array) -> jax.Array:
+def expand_weight(weight: Any, losses: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
     """Weights of the shape of ``losses``, in its dtype; None means ones.
 
     Args:
         weight: None or an array whose shape is a leading part of ``losses.shape``.
-        losses: per-example (or per-token) losses.
+        losses: per-example (or per-token) losses, or their shape and dtype.
 
     Returns:
         An array of shape ``losses.shape``.
@@ -121,6 +122,29 @@ def as_batch(batch: Any) -> Batch:
     return without_masked_targets(batch)
 
 
+def pad_batch(batch: Batch, size: int) -> Batch:
+    """The batch with ``size`` examples: what is missing is the first one again, with weight 0.
+
+    Args:
+        batch: n examples, at most ``size``.
+        size: how many there shall be.
+
+    Returns:
+        A batch with explicit weights; NumPy arrays stay NumPy arrays.
+    """
+    num = batch.num_examples
+    weight = np.ones(num, np.float32) if batch.weight is None else batch.weight
+
+    def pad(x: Any, fill: bool) -> Any:
+        numbers: Any = jnp if isinstance(x, jax.Array) else np
+        x = numbers.asarray(x)
+        tail = numbers.repeat(x[:1], size - num, axis=0)
+        return numbers.concatenate([x, tail if fill else numbers.zeros_like(tail)]) if size > num else x
+
+    inputs, targets = jax.tree.map(lambda x: pad(x, fill=True), (batch.inputs, batch.targets))
+    return Batch(inputs, targets, pad(weight, fill=False))
+
+
 def split_batch(batch: Batch, microbatch_size: int) -> Batch:
     """The batch as microbatches for ``lax.scan``; the last one is padded by repeated examples of weight 0.
 
@@ -133,15 +157,5 @@ def split_batch(batch: Batch, microbatch_size: int) -> Batch:
     """
     num = batch.num_examples
     per = min(microbatch_size, num)
-    pad = -num % per
-    weight = batch.weight
-    if weight is None:
-        weight = jnp.ones(num, jnp.float32)
-
-    def split(x: jax.Array, fill: bool) -> jax.Array:
-        x = jnp.asarray(x)
-        tail = jnp.repeat(x[:1], pad, axis=0) if fill else jnp.zeros((pad, *x.shape[1:]), x.dtype)
-        return jnp.concatenate([x, tail]).reshape(-1, per, *x.shape[1:])
-
-    inputs, targets = jax.tree.map(lambda x: split(x, fill=True), (batch.inputs, batch.targets))
-    return Batch(inputs, targets, split(weight, fill=False))
+    padded = pad_batch(batch, num + -num % per)
+    return jax.tree.map(lambda x: jnp.asarray(x).reshape(-1, per, *x.shape[1:]), padded)

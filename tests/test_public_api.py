@@ -15,9 +15,9 @@ NAMES = [(module, name) for module in PUBLIC for name in module.__all__]
 MODULES = [info.name for info in pkgutil.walk_packages(cljax.__path__, "cljax.") if not info.name.endswith("__main__")]
 
 CONTRACT = {
-    losses: "shannon squared sparsemax tsallis bernoulli poisson power fenchel_young conjugate",
-    curvature: "hessian gauss_newton jacobian tangent_kernel structure_matrix FunctionOperator "
-    "to_dense to_scipy to_lineax",
+    losses: "shannon squared sparsemax tsallis bernoulli poisson power fenchel_young conjugate chunked_objective",
+    curvature: "hessian gauss_newton chunked_gauss_newton streamed jacobian tangent_kernel structure_matrix "
+    "FunctionOperator to_dense to_scipy to_lineax",
     spectral: "lanczos extreme_eigenpairs spectral_density",
     theory: "gradient_energy structure_extremes risk_bounds conditional_entropy sgd_ledger generalization_bounds",
     training: "Tracker fit resume",

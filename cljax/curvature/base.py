@@ -45,6 +45,11 @@ class LinearOperator(abc.ABC):
         return True
 
     @property
+    def host_only(self) -> bool:
+        """Whether products run on the host, batch by batch, and cannot be traced; so do those of what is made of it."""
+        return any(isinstance(part, LinearOperator) and part.host_only for part in vars(self).values())
+
+    @property
     def T(self) -> "LinearOperator":
         """The transpose."""
         return self
@@ -72,7 +77,8 @@ class LinearOperator(abc.ABC):
             TypeError: if dtypes differ, or a function of the operator is not hashable.
         """
         check_same_struct("v", v, self.struct)
-        return tree.place_like(_product(self, v), self.out_struct)
+        product = self.linearize()(v) if self.host_only else _product(self, v)
+        return tree.place_like(product, self.out_struct)
 
     def __matmul__(self, v: PyTree) -> PyTree:
         """``op.mv(v)``."""
@@ -85,6 +91,20 @@ class LinearOperator(abc.ABC):
         check_same_struct("other", other.struct, self.struct)
         check_same_struct("other @ v", other.out_struct, self.out_struct)
         return Sum(self, other)
+
+    def __neg__(self) -> "LinearOperator":
+        """The operator times −1."""
+        return self.scale(-1.0)
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        """The difference of two operators on the same space."""
+        return self + -other if isinstance(other, LinearOperator) else NotImplemented
+
+    def __rmul__(self, factor: jax.Array | float) -> "LinearOperator":
+        """``factor * op``, the same as ``op.scale(factor)``."""
+        return NotImplemented if isinstance(factor, LinearOperator) else self.scale(factor)
+
+    __array_ufunc__ = None  # NumPy's scalars leave ``factor * op`` to the operator
 
     def scale(self, factor: jax.Array | float) -> "LinearOperator":
         """``factor`` times the operator; ``factor`` is a scalar, or a ValueError is raised."""
@@ -127,7 +147,8 @@ class Sum(LinearOperator):
 
     def linearize(self) -> Matvec:
         """The sum of both products."""
-        return jax.tree_util.Partial(_add_products, self.left.linearize(), self.right.linearize())
+        left, right = (_linearize_part(op, self.host_only) for op in (self.left, self.right))
+        return jax.tree_util.Partial(_add_products, left, right)
 
 
 @pytree_dataclass
@@ -175,6 +196,11 @@ def _scale_product(factor: jax.Array, product: Matvec, v: PyTree) -> PyTree:
     return tree.scale(factor, product(v))
 
 
+def _linearize_part(op: LinearOperator, host: bool) -> Matvec:
+    # on the host a part that can be compiled shall be
+    return jax.tree_util.Partial(_product, op) if host and not op.host_only else op.linearize()
+
+
 @jax.jit
 def _product(op: LinearOperator, v: PyTree) -> PyTree:
     return op.linearize()(v)
@@ -191,6 +217,23 @@ def highest_precision(method: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def check_is_operator(name: str, op: Any) -> None:
+    """Require an operator.
+
+    Args:
+        name: the argument's name, for the message.
+        op: what the caller gave.
+
+    Raises:
+        TypeError: if ``op`` is no ``LinearOperator``.
+    """
+    if not isinstance(op, LinearOperator):
+        raise TypeError(
+            f"{name}: expected a cljax.curvature.LinearOperator, got {type(op).__name__}; "
+            "wrap a product with curvature.FunctionOperator"
+        )
+
+
 def check_symmetric(name: str, op: Any) -> None:
     """Require a symmetric operator, as eigenvalue solvers need one.
 
@@ -202,11 +245,7 @@ def check_symmetric(name: str, op: Any) -> None:
         TypeError: if ``op`` is no ``LinearOperator``.
         ValueError: if it says that it is not symmetric.
     """
-    if not isinstance(op, LinearOperator):
-        raise TypeError(
-            f"{name}: expected a cljax.curvature.LinearOperator, got {type(op).__name__}; "
-            "wrap a product with curvature.FunctionOperator"
-        )
+    check_is_operator(name, op)
     if not op.symmetric:
         raise ValueError(f"{name}: expected a symmetric operator, got {type(op).__name__}; use gauss_newton for JᵀJ")
 

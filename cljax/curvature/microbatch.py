@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import tree
 from cljax._batch import Batch, split_batch
@@ -34,11 +35,14 @@ def check_microbatch(microbatch_size: int | None, batch: Any) -> int | None:
             "wrap inputs and targets as cljax.Batch(inputs, targets)"
         )
     weight = batch.weight
-    if weight is not None and not isinstance(weight, jax.core.Tracer) and jnp.min(jnp.asarray(weight)) < 0:
-        raise ValueError(
-            "batch.weight: expected no negative weight with microbatch_size, as a microbatch whose weights cancel has "
-            f"no mean, got {float(jnp.min(jnp.asarray(weight)))}; use microbatch_size=None"
-        )
+    if weight is not None and not isinstance(weight, jax.core.Tracer):
+        # weights on the host must not wait in the device's queue
+        least = float((jnp if isinstance(weight, jax.Array) else np).min(weight))
+        if least < 0:
+            raise ValueError(
+                "batch.weight: expected no negative weight with microbatch_size, as a microbatch whose weights cancel "
+                f"has no mean, got {least}; use microbatch_size=None"
+            )
     return check_positive_int("microbatch_size", microbatch_size)
 
 

@@ -1,6 +1,7 @@
 """Losses from convex conjugates."""
 
 from cljax.losses.bernoulli import bernoulli
+from cljax.losses.chunked import ChunkedObjective, chunked_objective
 from cljax.losses.conjugate import Conjugate, biconjugate, conjugate, legendre_gap
 from cljax.losses.domain import check_targets
 from cljax.losses.energy import PowerEnergy, power_energy
@@ -15,6 +16,7 @@ from cljax.losses.squared import squared
 from cljax.losses.tsallis import sparsemax, tsallis
 
 __all__ = [
+    "ChunkedObjective",
     "Conjugate",
     "FenchelYoungLoss",
     "MoreauEnvelope",
@@ -24,6 +26,7 @@ __all__ = [
     "bernoulli",
     "biconjugate",
     "check_targets",
+    "chunked_objective",
     "conjugate",
     "fenchel_young",
     "legendre_gap",
