@@ -127,6 +127,7 @@ def test_legendre_gap_is_the_fenchel_young_loss(x64):
         ((half_square, jnp.zeros(2)), {"domain": "ball"}, ValueError, "domain: expected one of .*got 'ball'"),
         ((half_square, jnp.zeros(2, int)), {}, TypeError, "scores: expected a floating dtype"),
         ((half_square, jnp.zeros(())), {}, ValueError, "scores: expected shape"),
+        ((half_square, jnp.zeros(2)), {"tol": 0}, ValueError, "tol: expected a number above 0"),
         ((half_square, jnp.zeros(2)), {"start": jnp.zeros(3)}, ValueError, r"start: expected shape \(2,\) or"),
         (([], jnp.zeros(2)), {}, TypeError, "fn: expected a hashable function, got list"),
     ],

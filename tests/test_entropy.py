@@ -73,6 +73,40 @@ def test_it_is_half_the_trace_of_the_covariance_for_squares(x64):
 
 
 @given(seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=5)
+def test_soft_labels_leave_cross_entropy_the_entropy_of_their_mean(seed):
+    """(4b): the least E CE(Y, f(X)) is E H(ȳ_X), and the loss with Ω(y) is below it by E H(Y)."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(seed)
+        y, groups = rng.dirichlet(np.ones(3), 20), rng.integers(0, 4, 20)
+        means = np.stack([y[groups == g].mean(0) for g in groups])
+        least = np.mean([shannon(row) for row in means])
+        cross = -np.mean(np.sum(y * np.log(means), 1))  # of the best model, whose prediction is the mean
+        np.testing.assert_allclose(cross, least, rtol=1e-12)
+        found = theory.conditional_entropy(losses.shannon(), y, groups)
+        np.testing.assert_allclose(found, least - np.mean([shannon(row) for row in y]), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["squared", "bernoulli", "poisson", "tsallis-1.5", "power-4"])
+@given(seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=3)
+def test_a_map_of_the_input_loses_the_difference_of_mean_values(name, seed):
+    """(4d) for every Ω: Ent(Y) ≥ H(Y|T) ≥ H(Y|X), and the loss is E Ω(E[Y|X]) − E Ω(E[Y|T])."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(seed)
+        regularizer, x = REGULARIZERS[name], rng.integers(0, 6, 20)
+        y, t = targets_like(name, rng.standard_normal((20, 3))), x // 2
+        everything, coarse, fine = (float(theory.conditional_entropy(regularizer, y, ids)) for ids in (None, t, x))
+        slack = 64 * eps(jnp.float64) * (1 + np.abs(regularizer.value(jnp.asarray(y))).max())
+        assert everything >= coarse - slack
+        assert coarse >= fine - slack
+        inside = [
+            np.mean(regularizer.value(jnp.asarray(np.stack([y[ids == i].mean(0) for i in ids])))) for ids in (x, t)
+        ]
+        np.testing.assert_allclose(theory.information_loss(regularizer, y, x, t), inside[0] - inside[1], atol=slack)
+
+
+@given(seed=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=15)
 def test_losing_more_information_raises_the_floor(seed):
     """(4d): Ent(Y) ≥ H(Y|T) ≥ H(Y|X) for T a function of X, and the loss of information grows along layers."""
@@ -108,6 +142,8 @@ def test_groups_of_equal_rows():
     codes = theory.quantize(np.linspace(0, 1, 11)[:, None], 5)
     assert codes[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
     assert theory.quantize(np.full((3, 1), 7.0), 4).tolist() == [[0]] * 3
+    assert theory.quantize(np.array([-1e308, 0.0, 1e308]), 4).tolist() == [0, 2, 3]
+    assert theory.group_ids(np.zeros((0, 2))).shape == (0,)
 
 
 H = theory.conditional_entropy
@@ -124,6 +160,9 @@ LABELS = np.array([0, 1, 1])
         (lambda: H(losses.shannon(), [0, 2], [0, 0], num_classes=2), ValueError, "label in 0..1, got 2"),
         (lambda: H(losses.bernoulli(), [[3.0]], [0]), ValueError, r"losses.poisson\(\)"),
         (lambda: H(losses.shannon(), LABELS, LABELS, weight=[1], num_classes=2), ValueError, "weight"),
+        (lambda: H(losses.shannon(), LABELS, LABELS, weight=[1, -1, 1], num_classes=2), ValueError, "weight: .*at"),
+        (lambda: H(losses.shannon(), LABELS, LABELS, weight=[0, 0, 0], num_classes=2), ValueError, "not all 0"),
+        (lambda: H(losses.shannon(), LABELS, LABELS, weight=[1, np.nan, 1], num_classes=2), ValueError, "finite"),
         (lambda: H("shannon", LABELS, LABELS, num_classes=2), TypeError, "regularizer: expected"),
         (
             lambda: theory.information_loss(losses.shannon(), LABELS, [0, 0, 1], [0, 1, 1], num_classes=2),
@@ -131,8 +170,12 @@ LABELS = np.array([0, 1, 1])
             "feature_groups: expected a function of groups, but examples 0 and 1",
         ),
         (lambda: theory.quantize(np.array([np.nan]), 3), ValueError, "features: expected finite"),
-        (lambda: theory.quantize(np.zeros(3), 0), ValueError, "num_bins: expected at least 1"),
+        (lambda: theory.quantize(np.zeros(3), 0), ValueError, "num_bins: expected an integer of at least 1"),
+        (lambda: theory.quantize(np.zeros(3), 2.5), TypeError, "num_bins: expected a static integer"),
+        (lambda: theory.quantize(np.zeros((0, 3)), 2), ValueError, "features: expected shape .*n at least 1"),
+        (lambda: theory.quantize(1.0, 2), ValueError, "features: expected shape"),
         (lambda: theory.group_ids(np.zeros(3), np.zeros(4)), ValueError, "arrays: expected arrays of one length"),
+        (lambda: theory.group_ids(3), ValueError, "arrays: expected arrays of one length"),
     ],
 )  # fmt: skip
 def test_wrong_input(call, error, message):

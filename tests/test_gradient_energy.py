@@ -56,6 +56,22 @@ def test_it_bounds_the_squared_norm_of_the_mean_gradient_and_is_bounded_by_the_s
     assert np.mean(found.per_example_min * residual) <= energy <= np.mean(found.per_example_max * residual)
 
 
+def test_gradients_are_not_held_all_at_once():
+    """Compiled memory beside one example's gradients is a few numbers an example."""
+    from cljax.theory.gradient_energy import _energy
+
+    case, temporary = problem("softmax-mlp", jnp.float32), []
+    for num in (64, 1024):
+        batch = cljax.Batch(jax.ShapeDtypeStruct((num, 4), jnp.float32), jax.ShapeDtypeStruct((num,), jnp.int32))
+        lowered = _energy.lower(
+            jax.tree_util.Partial(mlp), jax.tree_util.Partial(case.loss), case.params, batch, chunk_size=16
+        )
+        temporary.append(lowered.compile().memory_analysis().temp_size_in_bytes)
+    size = sum(x.size for x in jax.tree.leaves(case.params)) * 4
+    assert temporary[1] - temporary[0] <= (1024 - 64) * 16 * 4 < (1024 - 64) * size
+    assert temporary[1] <= 4 * 16 * size + 1024 * 64
+
+
 def test_half_precision_sums_in_single(x64):
     case = problem("softmax-mlp", jnp.bfloat16)
     found = theory.gradient_energy(case.apply_fn, case.loss, case.params, case.batch)

@@ -35,6 +35,19 @@ def test_the_softmax_loss_has_its_structure_on_the_complement_of_ones(x64):
     np.testing.assert_allclose(found.spread, np.log(inside[counted, -1].max() / inside[counted, 0].min()), rtol=1e-10)
 
 
+@pytest.mark.parametrize("subspace", ["full", "centered"])
+def test_whole_spectra(subspace, x64):
+    case = problem("softmax-mlp")
+    jacobian = dense_jacobian(case.apply_fn, case.params, case.batch.inputs).reshape(7, 3, -1)
+    basis = np.eye(3) if subspace == "full" else np.linalg.eigh(np.eye(3) - 1 / 3)[1][:, 1:]
+    expected = np.stack([np.linalg.eigvalsh(basis.T @ rows @ rows.T @ basis) for rows in jacobian])
+    found = theory.structure_extremes(
+        case.apply_fn, case.loss, case.params, case.batch, subspace=subspace, chunk_size=2, spectra=True
+    )
+    np.testing.assert_allclose(found.spectra, expected, rtol=1e-10, atol=1e-12 * expected.max())
+    np.testing.assert_array_equal(found.spectra[:, 0], found.per_example_min)
+
+
 def test_a_singular_structure_matrix_has_infinite_spread_and_nan_stays_nan():
     loss = losses.fenchel_young(losses.squared())
     batch = cljax.Batch(jnp.ones((2, 1)), jnp.ones((2, 2)))

@@ -57,7 +57,8 @@ def conjugate(
         finite conjugate, or is NaN, ``converged`` is False and the gap says how far it came, or is NaN.
 
     Raises:
-        ValueError: if the domain is not known, ``scores`` is a scalar, or ``start`` has another shape.
+        ValueError: if the domain is not known, ``scores`` is a scalar, ``start`` has another shape, or ``tol`` is not
+            above 0.
         TypeError: if ``scores`` is not floating, or ``fn`` not hashable.
 
     Example:
@@ -85,6 +86,8 @@ def conjugate(
         raise TypeError(f"fn: expected a hashable function, got {type(fn).__name__}; use a plain function") from error
     if tol is None:
         tol = float(jnp.finfo(scores.dtype).eps) ** 0.75
+    if not tol > 0:
+        raise ValueError(f"tol: expected a number above 0, got {tol}")
     if start is not None:
         start = jnp.broadcast_to(jnp.asarray(start, scores.dtype), scores.shape).reshape(-1, scores.shape[-1])
     lead, num = scores.shape[:-1], scores.shape[-1]

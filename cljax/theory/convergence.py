@@ -73,15 +73,11 @@ def neighbourhoods(
         arXiv:2608.09523, definition 4.3, theorem 4.2 and corollary 4.2, with the proof redone: the theorem bounds the
         sampled batches' gradients, not the greatest over all batches.
     """
-    num_examples = check_positive_int("num_examples", num_examples)
-    batch_size = check_positive_int("batch_size", batch_size)
-    for name, value in (("smoothness", smoothness), ("learning_rate", learning_rate)):
-        if not value > 0:
-            raise ValueError(f"{name}: expected a number above 0, got {value}")
-    if batch_size > num_examples:
-        raise ValueError(f"batch_size: expected at most num_examples = {num_examples}, got {batch_size}")
+    num_examples, batch_size = _check_sizes(num_examples, batch_size)
+    coefficient = _coefficient(learning_rate, smoothness)
+    if max_abs_change < abs(max_change):
+        raise ValueError(f"max_abs_change: expected at least abs(max_change) = {abs(max_change)}, got {max_abs_change}")
     rest = (num_examples - batch_size) / batch_size
-    coefficient = learning_rate * (1 - learning_rate * smoothness / 2)
     coefficient = coefficient if coefficient > 0 else math.nan
     return Neighbourhoods(
         mean_change=rest * mean_change / coefficient,
@@ -102,16 +98,16 @@ def num_steps_to(
     Args:
         target: ε², in squared units of the gradient, above 0.
         risk_gap: R_0 − R_*, at least 0.
-        smoothness: L.
-        learning_rate: α, below 2/L.
+        smoothness: L, above 0.
+        learning_rate: α, above 0 and below 2/L.
         num_examples: n.
-        batch_size: m.
+        batch_size: m, at most n.
 
     Returns:
         A number of steps, not rounded; +inf where α is not below 2/L.
 
     Raises:
-        ValueError: if the target is not above 0 or the gap below 0.
+        ValueError: if a number is out of range.
 
     Example:
         >>> from cljax import theory
@@ -126,7 +122,8 @@ def num_steps_to(
         raise ValueError(f"target: expected a number above 0, got {target}")
     if not risk_gap >= 0:
         raise ValueError(f"risk_gap: expected at least 0, got {risk_gap}")
-    coefficient = learning_rate * (1 - learning_rate * smoothness / 2)
+    num_examples, batch_size = _check_sizes(num_examples, batch_size)
+    coefficient = _coefficient(learning_rate, smoothness)
     if not coefficient > 0:
         return math.inf
     return num_examples * risk_gap / (batch_size * coefficient * target)
@@ -143,7 +140,7 @@ def linear_rate_limit(
         smoothness: L.
         strong_convexity: σ, above 0, at most L.
         num_examples: n.
-        batch_size: m.
+        batch_size: m, at most n.
         change: M, the greatest change of the out-of-batch risk in a step.
         capacity: R_cap = R_* − E R_B*, the model capacity risk, at least 0.
 
@@ -151,7 +148,7 @@ def linear_rate_limit(
         The limit.
 
     Raises:
-        ValueError: if σ is not in (0, L].
+        ValueError: if σ is not in (0, L], a batch is greater than the data, or the capacity is below 0.
 
     Example:
         >>> from cljax import theory
@@ -165,5 +162,24 @@ def linear_rate_limit(
     """
     if not 0 < strong_convexity <= smoothness:
         raise ValueError(f"strong_convexity: expected a number in (0, {smoothness}], got {strong_convexity}")
+    num_examples, batch_size = _check_sizes(num_examples, batch_size)
+    if not capacity >= 0:
+        raise ValueError(f"capacity: expected at least 0, as R_* is at least the mean of R_B*, got {capacity}")
     ratio = strong_convexity / smoothness
     return (num_examples - batch_size) * change / (ratio * batch_size) - capacity
+
+
+def _check_sizes(num_examples: int, batch_size: int) -> tuple[int, int]:
+    num_examples = check_positive_int("num_examples", num_examples)
+    batch_size = check_positive_int("batch_size", batch_size)
+    if batch_size > num_examples:
+        raise ValueError(f"batch_size: expected at most num_examples = {num_examples}, got {batch_size}")
+    return num_examples, batch_size
+
+
+def _coefficient(learning_rate: float, smoothness: float) -> float:
+    """The theorem's c = α(1 − αL/2)."""
+    for name, value in (("smoothness", smoothness), ("learning_rate", learning_rate)):
+        if not value > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
+    return learning_rate * (1 - learning_rate * smoothness / 2)

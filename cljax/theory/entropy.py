@@ -33,7 +33,7 @@ def conditional_entropy(
         targets: points of the domain, shape (n, K), or class labels (n,) with ``num_classes``.
         groups: integer ids of the value of X, shape (n,); None for one group, which gives the entropy of Y. See
             ``theory.group_ids`` and ``theory.quantize``.
-        weight: (n,), None for all ones.
+        weight: (n,), at least 0 and not all 0; None for all ones.
         num_classes: K, needed for class labels.
 
     Returns:
@@ -41,8 +41,8 @@ def conditional_entropy(
         where it is Shannon's; half the trace of the conditional covariance for ``squared()``.
 
     Raises:
-        ValueError: if targets are out of the domain, groups or weights are of the wrong length, or ``num_classes`` is
-            missing.
+        ValueError: if targets are out of the domain, groups or weights are of the wrong length, weights are negative,
+            not finite or all 0, or ``num_classes`` is missing.
         TypeError: if groups are not integers.
 
     Example:
@@ -157,6 +157,8 @@ def _prepare(
     shares = np.ones(given.shape[0]) if weight is None else np.asarray(weight, float)
     if shares.shape != given.shape[:1]:
         raise ValueError(f"weight: expected shape ({given.shape[0]},), got {shares.shape}")
+    if not (np.isfinite(shares) & (shares >= 0)).all() or not shares.any():
+        raise ValueError("weight: expected finite numbers of at least 0, not all 0; give 0 to what does not count")
     # what does not count need not be in the domain: the first row that counts stands for it
     rows = np.where(shares != 0, np.arange(len(shares)), np.argmax(shares != 0))
     floating = given.dtype if np.issubdtype(given.dtype, np.floating) else float

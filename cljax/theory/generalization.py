@@ -121,9 +121,9 @@ def generalization_bounds(
         Bounds, their factors and assumptions.
 
     Raises:
-        ValueError: if lengths differ, a sample is empty, a loss is not finite, the features are no function of the
-            inputs, or delta is not in (0, 1).
-        TypeError: if features, inputs or labels are not integers.
+        ValueError: if lengths differ, labels are not of shape (n,), a sample is empty, a loss is not finite, the
+            features are no function of the inputs, or delta is not in (0, 1).
+        TypeError: if a sample is no ``Sample``, or features, inputs or labels are not integers.
 
     Example:
         >>> import numpy as np
@@ -201,6 +201,10 @@ def generalization_bounds(
 
 
 def _check_sample(name: str, sample: Sample) -> int:
+    if not isinstance(sample, Sample):
+        raise TypeError(f"{name}: expected a theory.Sample, got {type(sample).__name__}")
+    if np.ndim(sample.labels) != 1:
+        raise ValueError(f"{name}.labels: expected shape (n,), got {np.shape(sample.labels)}; one class an example")
     num = len(np.asarray(sample.labels))
     if not num:
         raise ValueError(f"{name}: expected at least one example, got none")
@@ -209,8 +213,8 @@ def _check_sample(name: str, sample: Sample) -> int:
         if value is None:
             continue
         array = np.asarray(value)
-        if len(array) != num:
-            raise ValueError(f"{name}.{field}: expected length {num}, as labels, got {len(array)}")
+        if array.shape[:1] != (num,):
+            raise ValueError(f"{name}.{field}: expected length {num}, as labels, got shape {array.shape}")
         if field == "losses":
             if array.ndim != 1 or not np.isfinite(array).all():
                 raise ValueError(f"{name}.losses: expected finite losses of shape ({num},), got {array.shape} or NaN")

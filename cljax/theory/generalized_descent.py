@@ -12,9 +12,10 @@ def generalized_gradient_descent(energy: PowerEnergy, learning_rate: float = 1.0
     """Optax transformation with the update −α ∇Ψ*(∇G).
 
     With S_G(μ, ν) ≤ Ψ(μ − ν), a step of α = 1 minimizes the majorant G(ν) + <∇G(ν), μ − ν> + Ψ(μ − ν) and lowers G by
-    Ψ*(∇G) at least. That is optimal for the majorant, not for G: on |x|^r with the sharp majorant 2^(2−r) |·|^r the
-    best fixed step is 2^((2−r)/(r−1)), above 1 for r < 2. The experiments of the source show 1 as the best step for
-    all r; they agree with the energy |·|^r, which is no majorant for r < 2.
+    Ψ*(∇G) at least. That is optimal for the majorant, not for G: on |x|^r with a majorant a |·|^r the best fixed step
+    is a^(1/(r−1)), and every a that majorizes is above 1 for r < 2. For the a = 2^(2−r) of the source's lemma 6.1,
+    which is not the least one, that is 2^((2−r)/(r−1)). The experiments of the source show 1 as the best step for all
+    r; they agree with the energy |·|^r, which is no majorant for r < 2.
 
     Args:
         energy: Ψ.
@@ -24,7 +25,8 @@ def generalized_gradient_descent(energy: PowerEnergy, learning_rate: float = 1.0
         A stateless ``optax.GradientTransformation``; it may be chained.
 
     Raises:
-        ValueError: if the learning rate is not above 0.
+        TypeError: if ``energy`` is no energy function.
+        ValueError: if the learning rate is not above 0 and finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -38,8 +40,10 @@ def generalized_gradient_descent(energy: PowerEnergy, learning_rate: float = 1.0
     References:
         arXiv:2608.09523, Definition 4.1, Theorem 4.1 and section 6.2.
     """
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate: expected a number above 0, got {learning_rate}")
+    if not isinstance(energy, PowerEnergy):
+        raise TypeError(f"energy: expected an energy function, got {type(energy).__name__}; see losses.power_energy")
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate: expected a finite number above 0, got {learning_rate}")
     dual = energy.dual
 
     def update(gradient: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:

@@ -1,10 +1,13 @@
 """Groups of examples: the same input, the same feature, told by explicit ids."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cljax._checks import check_positive_int
 
 
 def group_ids(*arrays: Any) -> np.ndarray:
@@ -17,7 +20,7 @@ def group_ids(*arrays: Any) -> np.ndarray:
         int32 (n,), ids 0..G−1.
 
     Raises:
-        ValueError: if there is no array, or the lengths differ.
+        ValueError: if there is no array, an array is a scalar, or the lengths differ.
 
     Example:
         >>> import numpy as np
@@ -25,9 +28,10 @@ def group_ids(*arrays: Any) -> np.ndarray:
         >>> theory.group_ids(np.array([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0]])).tolist()
         [1, 0, 1]
     """
-    rows = [np.asarray(a).reshape(np.shape(a)[0], -1) for a in arrays]
-    if not rows or len({row.shape[0] for row in rows}) != 1:
-        raise ValueError(f"arrays: expected arrays of one length, got lengths {[row.shape[0] for row in rows]}")
+    shapes = [np.shape(a) for a in arrays]
+    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
+        raise ValueError(f"arrays: expected arrays of one length, got shapes {shapes}")
+    rows = [np.asarray(a).reshape(shape[0], math.prod(shape[1:])) for a, shape in zip(arrays, shapes, strict=True)]
     # + 0 makes −0 the same as 0
     columns = [np.unique(row + row.dtype.type(0), axis=0, return_inverse=True)[1].reshape(-1) for row in rows]
     return np.unique(np.stack(columns, -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
@@ -107,14 +111,15 @@ def quantize(features: Any, num_bins: int) -> np.ndarray:
     """Features as integer codes: each column in equal bins between its least and greatest value.
 
     Args:
-        features: (n, ...), finite floats, such as activations of a layer.
+        features: (n, ...), n at least 1, finite floats, such as activations of a layer.
         num_bins: bins for each column, at least 1.
 
     Returns:
         int64 (n, ...): bin numbers 0..num_bins−1; a constant column is all 0.
 
     Raises:
-        ValueError: if a value is not finite, or ``num_bins`` is below 1.
+        TypeError: if ``num_bins`` is no integer.
+        ValueError: if a value is not finite, there is none, or ``num_bins`` is below 1.
 
     Example:
         >>> import numpy as np
@@ -123,10 +128,12 @@ def quantize(features: Any, num_bins: int) -> np.ndarray:
         [[0], [0], [1]]
     """
     values = np.asarray(features, float)
-    if num_bins < 1:
-        raise ValueError(f"num_bins: expected at least 1, got {num_bins}")
+    num_bins = check_positive_int("num_bins", num_bins)
+    if values.ndim == 0 or not values.shape[0]:
+        raise ValueError(f"features: expected shape (n, ...), n at least 1, got {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("features: expected finite values, got NaN or infinity; drop those examples")
     low, high = values.min(axis=0), values.max(axis=0)
-    width = np.where(high > low, high - low, 1)
-    return np.minimum((num_bins * ((values - low) / width)).astype(np.int64), num_bins - 1)
+    # halves: the difference of two finite numbers may overflow
+    width = np.where(high > low, high / 2 - low / 2, 1)
+    return np.minimum((num_bins * ((values / 2 - low / 2) / width)).astype(np.int64), num_bins - 1)

@@ -97,7 +97,8 @@ def risk_bounds(
     - "fenchel_young": (m/2)|r|² ≤ d ≤ c(f)|r|², with m the strong convexity of Ω and c from
       ``Regularizer.quadratic_coefficient``; without them there is no bound.
     - "paper_softmax", "paper_fenchel_young": as printed in arXiv:2608.09523, corollary 5.3 (2) and (3), for
-      comparison: their upper bounds are wrong, and the lower bound of the second too.
+      comparison: their upper bounds are wrong, and the lower bound of the second too; ``cljax.theory.risk_forms``
+      says how (E1 to E5).
 
     It may be called inside of jit; there targets are not checked, and only class labels are known to be one-hot.
 

@@ -1,4 +1,17 @@
-"""The forms that bounds of a loss by s / λ take, one for each kind of loss."""
+"""The forms that bounds of a loss by s / λ take, one for each kind of loss.
+
+The forms whose names begin with "paper" are as arXiv:2608.09523 prints them. What is wrong with its formulas, by the
+names that results carry:
+
+- E1, corollary 5.3 (2), above: s / (4 p_min λ_min) is below the loss of a uniform prediction of two classes, 0.69, at
+  0.25; s / (p_min λ_min) holds.
+- E2, corollary 5.3 (2), below: s / (8 ln 2 λ_max) holds and is 5.5 times too small; s / λ_max is sharp. Pinsker's
+  constant 1 / (2 ln 2) is one for bits.
+- E3, proposition 3.5 (3): cross-entropy in the logits is not strongly convex, as it does not change along ones; its
+  smoothness is |·|²/4 sharply, for the printed 2 ln 2 |·|².
+- E4, corollary 5.3 (3): the constants of ∇²Ω are where their inverses belong; m s / (2 λ_max) and M s / (2 λ_min) hold.
+- E5, theorem 4.2 (3) and corollary 4.2 (2): the sign of the term with M; see ``theory.linear_rate_limit``.
+"""
 
 import abc
 import math
