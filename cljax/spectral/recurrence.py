@@ -1,0 +1,105 @@
+"""Short recurrences on random probes: states of a few vectors, one product a step, no basis.
+
+A recurrence is a state with the vector to multiply next in ``vector``, and a function ``update(state, product)``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._typing import Matvec, PyTree
+from cljax.curvature.base import LinearOperator
+from cljax.spectral.driver import apply_product, linearized
+
+
+def each_probe(
+    driver: Any,
+    op: LinearOperator,
+    key: jax.Array,
+    num_probes: int,
+    run: Callable[..., Any],
+    num_steps: int,
+    *args: Any,
+) -> Any:
+    """Run one recurrence for each of several Rademacher probes, one after another, on one linearization.
+
+    Args:
+        driver: "compiled", or anything else for the host loop.
+        op: symmetric operator.
+        key: typed PRNG key.
+        num_probes: how many.
+        run: ``run(driver, product, struct, probe, num_steps, *args)`` for a unit probe; a function of a module.
+        num_steps: static, handed on.
+        *args: pytrees of arrays, handed on.
+
+    Returns:
+        What ``run`` returns, stacked along a new first axis.
+    """
+    keys = probe_keys(key, num_probes)[:, 0]
+    if driver == "compiled":
+        return _each_compiled(op, keys, args, run, num_steps)
+    product = linearized(op)
+    found = [run(driver, product, op.struct, tree.place_like(_probe(k, op), op.struct), num_steps, *args) for k in keys]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
+
+
+def probe_keys(key: jax.Array, num_probes: int) -> jax.Array:
+    """For each probe the key of its entries and one for all else, (num_probes, 2)."""
+    return jax.vmap(jax.random.split)(jax.random.split(key, num_probes))
+
+
+@partial(jax.jit, static_argnames=("run", "num_steps"))
+def _each_compiled(
+    op: LinearOperator, keys: jax.Array, args: tuple[Any, ...], run: Callable[..., Any], num_steps: int
+) -> Any:
+    product, struct = op.linearize(), op.struct
+    return jax.lax.map(lambda key: run("compiled", product, struct, unit_probe(key, struct), num_steps, *args), keys)
+
+
+def unit_probe(key: jax.Array, struct: PyTree) -> PyTree:
+    """Independent entries ±1/√n in the accumulation dtypes of ``struct``."""
+    signs = tree.random_like(key, jax.eval_shape(tree.to_work, struct), "rademacher")
+    return tree.scale(tree.size(struct) ** -0.5, signs)
+
+
+def _probe(key: jax.Array, op: LinearOperator) -> PyTree:
+    return _probe_like(key, tree.zeros_like(op.struct))
+
+
+_probe_like = jax.jit(unit_probe)
+
+
+def repeat(
+    driver: Any, product: Matvec, struct: PyTree, update: Callable[[Any, PyTree], Any], state: Any, num_steps: int
+) -> Any:
+    """Take the steps of a recurrence.
+
+    Args:
+        driver: "compiled" for a loop inside of the caller's jit, else a loop of compiled steps from the host.
+        product: ``v -> A v`` in the operator's dtypes.
+        struct: shapes and dtypes of the operator's vectors.
+        update: ``update(state, A state.vector) -> state``; a function of a module.
+        state: before the first step; the host loop hands its memory on from step to step.
+        num_steps: static.
+
+    Returns:
+        The state after ``num_steps`` products.
+    """
+    if driver == "compiled":
+
+        def step(_: jax.Array, state: Any) -> Any:
+            return update(state, product(tree.cast_like(state.vector, struct)))
+
+        return jax.lax.fori_loop(0, num_steps, step, state)
+    for _ in range(num_steps):
+        state = _update(state, apply_product(product, struct, state.vector), update)
+    return state
+
+
+@partial(jax.jit, static_argnames="update", donate_argnums=0)
+def _update(state: Any, product: PyTree, update: Callable[[Any, PyTree], Any]) -> Any:
+    return update(state, product)

@@ -1,0 +1,127 @@
+"""Log-determinants and eigenvalue counts against the dense spectrum, and whether their errors are what they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import spectral
+from tests.oracles import eps
+from tests.test_density import probe_of
+from tests.test_lanczos import DRIVERS, operator, random_symmetric
+
+EIGENVALUES = np.r_[np.geomspace(0.1, 2, 36), 10.0, 11.0, 12.0, 13.0]
+MATRIX = random_symmetric(EIGENVALUES)
+SIZES = {"num_probes": 16, "num_steps": 40}
+
+
+def log_determinant(matrix, seed=0, **kwargs):
+    return spectral.log_determinant(operator(matrix), jax.random.key(seed), **{**SIZES, **kwargs})
+
+
+def count(matrix, low, high, seed=0, **kwargs):
+    return spectral.eigenvalue_count(operator(matrix), jax.random.key(seed), low, high, **{**SIZES, **kwargs})
+
+
+@DRIVERS
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_within_standard_errors(shift, driver):
+    for seed in range(3):
+        found = log_determinant(MATRIX, seed, shift=shift, driver=driver, reorthogonalize=False)
+        assert abs(found.mean - np.log(EIGENVALUES + shift).sum()) <= 4 * found.standard_error
+        assert (found.num_products, found.num_probes) == (16 * 40, 16)
+        assert not found.converged
+        found = count(MATRIX, 1.0, 12.5, seed, driver=driver, reorthogonalize=False)
+        assert abs(found.mean - np.sum((EIGENVALUES > 1) & (EIGENVALUES <= 12.5))) <= 4 * found.standard_error
+
+
+@pytest.mark.parametrize("quantity", ["log_determinant", "count"])
+def test_errors_are_calibrated(quantity):
+    """Over seeds the deviation in standard errors follows Student's distribution of 15 degrees of freedom."""
+    scores = []
+    for seed in range(60):
+        if quantity == "count":
+            found, exact = count(MATRIX, 5.0, np.inf, seed, driver="compiled", reorthogonalize=False), 4
+        else:
+            found = log_determinant(MATRIX, seed, driver="compiled", reorthogonalize=False)
+            exact = np.log(EIGENVALUES).sum()
+        scores.append(float((found.mean - exact) / found.standard_error))
+    # its variance is 15/13; the mean square of 60 scatters by about 25 %, their mean by 0.14: four times that
+    assert abs(np.mean(scores)) <= 4 * 0.14
+    assert 15 / 13 * 0.4 <= np.mean(np.square(scores)) <= 15 / 13 * 2
+
+
+def test_reorthogonalized_or_not_is_the_same():
+    matrix = random_symmetric(np.geomspace(0.1, 2, 40))
+    one, other = (log_determinant(matrix, driver="compiled", reorthogonalize=mode) for mode in (True, False))
+    # a logarithm amplifies the error of a node by at most the condition number
+    np.testing.assert_allclose(one.mean, other.mean, atol=40 * 40 * 20 * eps(jnp.float32))
+
+
+def test_each_probe_is_too_great_and_falls_to_the_exact_form(x64):
+    values, vectors = np.linalg.eigh(MATRIX)
+    exact = np.log(values) @ (vectors.T @ probe_of(jax.random.key(0), 0, 40)) ** 2
+    op, key = operator(MATRIX, jnp.float64), jax.random.key(0)
+    excess = [
+        float(
+            spectral.log_determinant(
+                op, key, num_probes=1, num_steps=steps, reorthogonalize=False, driver="compiled"
+            ).mean
+        )
+        - exact
+        for steps in (3, 8, 40)
+    ]
+    assert excess[0] > excess[1] > 0
+    assert abs(excess[2]) <= 1e-9
+
+
+@pytest.mark.parametrize("least", [-1e-3, 0.0, 1e-8])
+def test_no_logarithm_without_a_positive_spectrum(least):
+    matrix = random_symmetric(np.r_[least, np.linspace(0.5, 1, 39)])
+    assert np.isnan(log_determinant(matrix, driver="compiled", reorthogonalize=False).mean)
+    shifted = log_determinant(matrix, shift=1.0, driver="compiled", reorthogonalize=False)
+    assert np.isfinite(shifted.mean)
+    assert np.isfinite(shifted.standard_error)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_multiples_of_the_identity_are_exact(size):
+    found = log_determinant(size * np.eye(40), driver="compiled", reorthogonalize=False)
+    np.testing.assert_allclose(found.mean, 40 * np.log(size), atol=40 * 64 * eps(jnp.float32))
+    np.testing.assert_allclose(
+        count(size * np.eye(40), 0, 2 * size, driver="compiled", reorthogonalize=False).mean, 40, rtol=1e-5
+    )
+
+
+def test_nan_stays_nan():
+    matrix = np.full((40, 40), np.nan)
+    for found in (
+        log_determinant(matrix, driver="compiled", reorthogonalize=False),
+        count(matrix, 0.0, 1.0, driver="compiled", reorthogonalize=False),
+    ):
+        assert np.isnan(found.mean)
+
+
+def test_one_probe_has_no_error():
+    found = log_determinant(MATRIX, num_probes=1, driver="compiled", reorthogonalize=False)
+    assert np.isnan(found.standard_error)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"low: expected an end below high, got \(1.0, 1.0\]"):
+        count(MATRIX, 1.0, 1.0)
+    with pytest.raises(ValueError, match="num_probes: expected"):
+        log_determinant(MATRIX, num_probes=0)
+
+
+def test_inside_of_jit():
+    def both(op, key, shift):
+        settings = {**SIZES, "reorthogonalize": False, "driver": "compiled"}
+        return (
+            spectral.log_determinant(op, key, shift=shift, **settings).mean,
+            spectral.eigenvalue_count(op, key, 0.0, shift, **settings).mean,
+        )
+
+    op, key = operator(MATRIX), jax.random.key(0)
+    for a, b in zip(jax.jit(both)(op, key, 1.0), both(op, key, 1.0)):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
