@@ -1,7 +1,7 @@
-"""Bases of Krylov spaces: m vectors in one pytree, possibly stored in lower precision than they are worked with.
+"""Bases of Krylov spaces: m vectors in one pytree, stored as they are worked with or in bfloat16.
 
-The public names are in ``cljax.tree``. Sums are accumulated in the dtype of the vectors. A basis of lower precision is
-widened entry by entry inside of the reductions, so that no copy of it in the wider dtype is ever held.
+The public names are in ``cljax.tree``. Sums are accumulated in the dtype of the vectors. A basis in bfloat16 holds the
+bit patterns as uint16: a compiler that does not calculate in bfloat16 would otherwise keep a wide copy of all of it.
 """
 
 import functools
@@ -13,58 +13,52 @@ import jax.numpy as jnp
 from cljax._typing import PyTree
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_BITS = jnp.uint16
 _PIECE = 4096
 """Columns of a flat basis that are recombined at a time."""
 
 
-def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True, dtype: jnp.dtype | None = None) -> PyTree:
+def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True, half: bool = False) -> PyTree:
     """A basis of zero vectors.
 
     Args:
         vector: pytree of arrays or ``jax.ShapeDtypeStruct``.
         num_vectors: m.
         flatten: leaves (m, size) rather than (m, *shape).
-        dtype: of the basis, or None for those of ``vector``; leaves of ``vector`` that are no wider keep theirs.
+        half: store in bfloat16 rather than in the dtypes of ``vector``.
 
     Returns:
         The structure of ``vector`` with a leading axis of length m.
     """
 
     def leaf(x: jax.Array) -> jax.Array:
-        narrow = dtype is not None and jnp.finfo(dtype).bits < jnp.finfo(x.dtype).bits
         shape = (math.prod(x.shape),) if flatten else x.shape
-        return jnp.zeros((num_vectors, *shape), dtype if narrow else x.dtype)
+        return jnp.zeros((num_vectors, *shape), _BITS if half else x.dtype)
 
     return jax.tree.map(leaf, vector)
 
 
 def basis_round(basis: PyTree, vector: PyTree) -> PyTree:
     """``vector`` with the values that it would have in the basis, in its own dtypes."""
-
-    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
-        info = jnp.finfo(q.dtype)
-        # a pair of casts would be undone by the compiler
-        return v if q.dtype == v.dtype else jax.lax.reduce_precision(v, info.nexp, info.nmant)
-
-    return jax.tree.map(leaf, basis, vector)
+    # a cast to bfloat16 and back would be left out by the compiler
+    return jax.tree.map(lambda q, v: jax.lax.reduce_precision(v, 8, 7) if q.dtype == _BITS else v, basis, vector)
 
 
-def basis_roundoff(basis: PyTree, vector: PyTree) -> float:
-    """Greatest relative change of an entry by ``basis_round``: 0 for a basis in the dtypes of ``vector``."""
-    pairs = zip(jax.tree.leaves(basis), jax.tree.leaves(vector), strict=True)
-    return max(0.0 if q.dtype == v.dtype else float(jnp.finfo(q.dtype).eps) / 2 for q, v in pairs)
+def basis_roundoff(basis: PyTree) -> float:
+    """Greatest relative change of an entry by ``basis_round``: 0, or 2⁻⁸ for a basis in bfloat16."""
+    return 2.0**-8 if any(q.dtype == _BITS for q in jax.tree.leaves(basis)) else 0.0
 
 
 def basis_set(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
     """The basis with ``vector`` in place ``index``."""
-    return jax.tree.map(lambda q, v: q.at[index].set(v.reshape(q.shape[1:]).astype(q.dtype)), basis, vector)
+    return jax.tree.map(lambda q, v: q.at[index].set(_stored(v.reshape(q.shape[1:]), q.dtype)), basis, vector)
 
 
 def basis_get(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
     """The vector in place ``index``, in the shapes and dtypes of ``vector``."""
 
     def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_index_in_dim(q, index, keepdims=False).reshape(v.shape).astype(v.dtype)
+        return _values(jax.lax.dynamic_index_in_dim(q, index, keepdims=False), v.dtype).reshape(v.shape)
 
     return jax.tree.map(leaf, basis, vector)
 
@@ -100,22 +94,20 @@ def basis_recombine(basis: PyTree, matrix: jax.Array) -> PyTree:
     """
 
     def leaf(q: jax.Array) -> jax.Array:
+        if q.dtype == _BITS and q.ndim > 2:
+            return jax.lax.map(lambda row: _stored(_combined(row, q), _BITS), matrix)
         pieces = q.shape[1] // _PIECE if q.ndim == 2 else 0
-        if q.ndim > 2 and jnp.finfo(q.dtype).bits < 32:
-            return jax.lax.map(lambda row: _combined(row, q).astype(q.dtype), matrix.astype(jnp.float32))
         if not pieces:
-            return whole(q)
+            return _recombined(matrix, q)
 
         def body(index: jax.Array, q: jax.Array) -> jax.Array:
             part = jax.lax.dynamic_slice_in_dim(q, index * _PIECE, _PIECE, 1)
-            return jax.lax.dynamic_update_slice_in_dim(q, whole(part), index * _PIECE, 1)
+            return jax.lax.dynamic_update_slice_in_dim(q, _recombined(matrix, part), index * _PIECE, 1)
 
         # what is left over comes first: two readers of one array would force a copy of it
-        q = jax.lax.dynamic_update_slice_in_dim(q, whole(q[:, pieces * _PIECE :]), pieces * _PIECE, 1)
+        rest = _recombined(matrix, q[:, pieces * _PIECE :])
+        q = jax.lax.dynamic_update_slice_in_dim(q, rest, pieces * _PIECE, 1)
         return jax.lax.fori_loop(0, pieces, body, q)
-
-    def whole(q: jax.Array) -> jax.Array:
-        return _recombined(matrix, q)
 
     return jax.tree.map(leaf, basis)
 
@@ -126,8 +118,8 @@ def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:
     def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
         axes = tuple(range(1, q.ndim))
         v = v.reshape(q.shape[1:])
-        if q.dtype != v.dtype:
-            return jnp.sum(q.astype(v.dtype) * v[None], axis=axes)
+        if q.dtype == _BITS:
+            return jnp.sum(_values(q, v.dtype) * v[None], axis=axes)
         return jnp.tensordot(q, v, (axes, tuple(a - 1 for a in axes)), precision=_HIGHEST)
 
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, basis, vector)))
@@ -147,21 +139,34 @@ def basis_combine(basis: PyTree, coefficients: jax.Array, vector: PyTree) -> PyT
 
     def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
         c = coefficients.astype(v.dtype)
-        if q.dtype == v.dtype:
-            found = jnp.tensordot(c, q, 1, precision=_HIGHEST)
-        else:
-            found = _combined(c, q) if c.ndim == 1 else jax.lax.map(lambda row: _combined(row, q), c)
+        found = _combined(c, q) if q.dtype == _BITS else jnp.tensordot(c, q, 1, precision=_HIGHEST)
         return found.reshape(*c.shape[:-1], *v.shape)
 
     return jax.tree.map(leaf, basis, vector)
 
 
+def _values(q: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jax.lax.bitcast_convert_type(q, jnp.bfloat16).astype(dtype) if q.dtype == _BITS else q
+
+
+def _stored(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), _BITS) if dtype == _BITS else x.astype(dtype)
+
+
 def _combined(coefficients: jax.Array, q: jax.Array) -> jax.Array:
-    """One combination in the dtype of the coefficients, as a reduction that widens each entry as it is read."""
-    return jnp.sum(coefficients.reshape(-1, *(1,) * (q.ndim - 1)) * q.astype(coefficients.dtype), axis=0)
+    """Combinations in the dtype of the coefficients, (m,) or (k, m): vector after vector, each widened as it is read."""
+
+    def add(index: jax.Array, total: jax.Array) -> jax.Array:
+        row = _values(jax.lax.dynamic_index_in_dim(q, index, keepdims=False), total.dtype)
+        column = jax.lax.dynamic_index_in_dim(coefficients, index, -1, keepdims=False)
+        return total + column.reshape(*column.shape, *(1,) * row.ndim) * row.reshape(*(1,) * column.ndim, *row.shape)
+
+    zeros = jnp.zeros((*coefficients.shape[:-1], *q.shape[1:]), coefficients.dtype)
+    return jax.lax.fori_loop(0, q.shape[0], add, zeros)
 
 
 def _recombined(matrix: jax.Array, rows: jax.Array) -> jax.Array:
-    """All combinations of a few or short vectors, in their dtype."""
-    dtype = jnp.promote_types(rows.dtype, jnp.float32)
-    return jnp.tensordot(matrix.astype(dtype), rows.astype(dtype), 1, precision=_HIGHEST).astype(rows.dtype)
+    """All combinations of vectors, few or short, stored as those are."""
+    dtype = matrix.dtype if rows.dtype == _BITS else rows.dtype
+    found = jnp.tensordot(matrix.astype(dtype), _values(rows, dtype), 1, precision=_HIGHEST)
+    return _stored(found, rows.dtype)

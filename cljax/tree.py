@@ -12,10 +12,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from cljax._basis import basis_combine as basis_combine
+from cljax._basis import basis_dot as basis_dot
+from cljax._basis import basis_get as basis_get
+from cljax._basis import basis_recombine as basis_recombine
+from cljax._basis import basis_round as basis_round
+from cljax._basis import basis_roundoff as basis_roundoff
+from cljax._basis import basis_set as basis_set
+from cljax._basis import basis_turn as basis_turn
+from cljax._basis import basis_zeros as basis_zeros
 from cljax._checks import check_key
 from cljax._typing import PyTree, Scalar
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def work_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -140,6 +147,37 @@ def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> P
     return jax.tree.unflatten(treedef, samples)
 
 
+def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
+    """Entries scattered over (−1, 1) in the shapes and dtypes of ``tree``, by a hash of their places.
+
+    For vectors that must only lie in no special subspace: a program with this compiles in a fraction of the time that
+    one with ``random_like`` takes. For anything with a distribution, use ``random_like``.
+
+    Args:
+        seed: uint32 scalar.
+        tree: pytree of arrays or ``jax.ShapeDtypeStruct``.
+
+    Returns:
+        A pytree like ``tree``.
+
+    References:
+        The mixing function is the finalizer of MurmurHash3, of the public domain.
+    """
+
+    def leaf(index: int, x: jax.Array) -> jax.Array:
+        place = seed * jnp.uint32(0x9E3779B9) + jnp.uint32((index * 0x85EBCA77) % 2**32)
+        for axis in range(x.ndim):
+            stride = jnp.uint32(math.prod(x.shape[axis + 1 :]) % 2**32)
+            place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            place = (place ^ (place >> shift)) * jnp.uint32(factor)
+        mixed = (place ^ (place >> 16)).astype(jnp.int32)
+        return mixed.astype(x.dtype) / 2.0**31
+
+    leaves, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(treedef, [leaf(index, x) for index, x in enumerate(leaves)])
+
+
 def is_replicated(tree: PyTree) -> bool:
     """Whether every concrete leaf is whole on each device; traced and NumPy leaves count as whole."""
     shardings = [leaf.sharding for leaf in jax.tree.leaves(tree) if _is_concrete(leaf)]
@@ -148,53 +186,3 @@ def is_replicated(tree: PyTree) -> bool:
 
 def _is_concrete(leaf: object) -> bool:
     return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-
-
-def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True) -> PyTree:
-    """A basis of zero vectors.
-
-    Args:
-        vector: pytree of arrays or ``jax.ShapeDtypeStruct``.
-        num_vectors: m.
-        flatten: leaves (m, size) rather than (m, *shape).
-
-    Returns:
-        The structure of ``vector`` with a leading axis of length m, in the dtypes of ``vector``.
-    """
-    return jax.tree.map(
-        lambda x: jnp.zeros((num_vectors, *((math.prod(x.shape),) if flatten else x.shape)), x.dtype), vector
-    )
-
-
-def basis_set(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
-    """The basis with ``vector`` in place ``index``."""
-    return jax.tree.map(lambda q, v: q.at[index].set(v.reshape(q.shape[1:]).astype(q.dtype)), basis, vector)
-
-
-def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:
-    """Inner products of the m basis vectors with ``vector``: shape (m,)."""
-
-    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
-        axes = tuple(range(1, q.ndim))
-        return jnp.tensordot(q, v.reshape(q.shape[1:]), (axes, tuple(a - 1 for a in axes)), precision=_HIGHEST)
-
-    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, basis, vector)))
-
-
-def basis_combine(basis: PyTree, coefficients: jax.Array, vector: PyTree) -> PyTree:
-    """Σⱼ coefficientsⱼ qⱼ.
-
-    Args:
-        basis: m vectors.
-        coefficients: shape (m,), or (k, m) for k combinations.
-        vector: a pytree with the shapes that the result shall have.
-
-    Returns:
-        One vector like ``vector``, or for (k, m) its structure with leaves (k, *shape).
-    """
-
-    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
-        combined = jnp.tensordot(coefficients.astype(q.dtype), q, 1, precision=_HIGHEST)
-        return combined.reshape(*coefficients.shape[:-1], *v.shape)
-
-    return jax.tree.map(leaf, basis, vector)

@@ -60,7 +60,7 @@ def test_whole_space(driver):
     matrix = random_symmetric([3.0, -1.0, 2.0, 0.5])
     pairs = spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), num_top=3, num_bottom=1, driver=driver)
     check(pairs, matrix, 3, 1)
-    assert pairs.num_products == 8
+    assert pairs.num_products == 4
 
 
 @DRIVERS
@@ -148,7 +148,11 @@ def test_inside_of_jit_and_vmap():
         ({"num_top": 0}, ValueError, r"num_top \+ num_bottom: expected 1"),
         ({"num_top": -1}, ValueError, "num_top: expected an integer of at least 0"),
         ({"num_top": 1.5}, TypeError, "num_top: expected a static integer"),
-        ({"max_products": 3}, ValueError, "max_products: expected an integer of at least 5"),
+        ({"max_products": 3}, ValueError, "max_products: expected an integer of at least 4"),
+        ({"basis_size": 5}, ValueError, "basis_size: expected at least 6 vectors"),
+        ({"criterion": "values"}, ValueError, "criterion: expected one of"),
+        ({"block_size": 0}, ValueError, "block_size: expected an integer of at least 1"),
+        ({"check": jnp.ones(3)}, ValueError, r"check: expected shape \(60,\)"),
     ],
 )
 def test_bad_input(options, error, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import curvature, losses
+from cljax import curvature, losses, spectral
 from tests.oracles import flat, tolerance
 from tests.problems import SHANNON, mlp, problem
 
@@ -197,3 +197,16 @@ def test_inside_of_jit():
             jax.jit(fn)(params)
     with pytest.raises(ValueError, match="run on the host"):
         jax.jit(lambda op, v: op @ v)(op, params)
+
+
+@pytest.mark.fast
+def test_eigenpairs():
+    params, op = stream(cut(data(np.float32)), jnp.float32)
+    whole = OPERATORS["hessian"](params, data(np.float32))
+    exact = np.linalg.eigvalsh(np.asarray(curvature.to_dense(whole)))
+    for driver in ("host", "auto"):
+        pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), tol=1e-4, max_products=30, driver=driver)
+        assert bool(pairs.converged.all())
+        np.testing.assert_allclose(pairs.values[-1], exact[-1], rtol=0, atol=2e-4 * np.abs(exact).max())
+    with pytest.raises(ValueError, match="host"):
+        spectral.extreme_eigenpairs(op, jax.random.key(0), driver="compiled")

@@ -1,5 +1,6 @@
 """Products with the Hessian of an objective."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,14 +8,15 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._batch import Batch
-from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._checks import check_inexact_tree, check_positive_int, check_same_struct
 from cljax._pytree import pytree_dataclass, static
-from cljax._typing import Matvec, PyTree
+from cljax._typing import Matvec, PyTree, Scalar
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
-from cljax.curvature.jacobian import lacks_forward_mode
+from cljax.curvature.differences import GradientFn, central_difference, difference_error, step_length
+from cljax.curvature.jacobian import can_compile
 from cljax.curvature.microbatch import check_microbatch, scan_microbatches
 
-METHODS = ("auto", "forward_over_reverse", "reverse_over_reverse")
+METHODS = ("auto", "forward_over_reverse", "reverse_over_reverse", "finite_difference")
 
 
 @pytree_dataclass
@@ -48,9 +50,31 @@ class Hessian(LinearOperator):
     @highest_precision
     def linearize(self) -> Matvec:
         """The product; what forward mode stores is stored once, except for microbatches."""
+        method = self.method_used
+        if method == "finite_difference":
+            return jax.tree_util.Partial(_difference, self, step_length(_whole_gradient(self), self.params))
         if self.microbatch_size is None:
-            return _derivative(self.method, self.objective_fn, self.params, self.args)
-        return jax.tree_util.Partial(_microbatched_product, self)
+            return _derivative(method, self.objective_fn, self.params, self.args)
+        return jax.tree_util.Partial(_microbatched_product, dataclasses.replace(self, method=method))
+
+    def error_estimate(self, v: PyTree) -> Scalar:
+        """Relative error ‖found − A v‖ / ‖A v‖ of one product.
+
+        Args:
+            v: a pytree of the structure, shapes and dtypes of ``struct``.
+
+        Returns:
+            A scalar. By differences: measured, by doubling the step; likely from above, but no bound. By the other
+            methods, whose products are right to rounding: the eps of the coarsest dtype, not measured.
+
+        Raises:
+            ValueError: if structure or shapes of ``v`` differ from ``struct``.
+            TypeError: if dtypes differ.
+        """
+        check_same_struct("v", v, self.struct)
+        if self.method_used != "finite_difference":
+            return jnp.asarray(max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(self.struct)))
+        return _error_estimate(self, v)
 
 
 @highest_precision
@@ -60,6 +84,30 @@ def _microbatched_product(op: Hessian, v: PyTree) -> PyTree:
 
     size = check_positive_int("microbatch_size", op.microbatch_size)
     return scan_microbatches(product_fn, op.args[0], size, op.params)
+
+
+def _difference(op: Hessian, length: Scalar, v: PyTree) -> PyTree:
+    return tree.cast_like(central_difference(_whole_gradient(op), op.params, v, length), op.params)
+
+
+@jax.jit
+def _error_estimate(op: Hessian, v: PyTree) -> Scalar:
+    gradient_fn = _whole_gradient(op)
+    return difference_error(gradient_fn, op.params, v, step_length(gradient_fn, op.params))
+
+
+def _whole_gradient(op: Hessian) -> GradientFn:
+    size = op.microbatch_size
+    if size is None:
+        return _gradient(op.objective_fn, op.args)
+
+    def gradient_fn(params: PyTree) -> PyTree:
+        def part_fn(part: Batch) -> PyTree:
+            return _gradient(op.objective_fn, (part, *op.args[1:]))(params)
+
+        return scan_microbatches(part_fn, op.args[0], size, params)
+
+    return gradient_fn
 
 
 def _gradient(objective_fn: Any, args: tuple[Any, ...]) -> Any:
@@ -79,12 +127,16 @@ def _resolve(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ..
     if method != "auto":
         return method
     gradient_fn = _gradient(objective_fn, args)
-    return "reverse_over_reverse" if lacks_forward_mode(gradient_fn, params) else "forward_over_reverse"
+    if can_compile(lambda p: jax.jvp(gradient_fn, (p,), (p,))[1], params):
+        return "forward_over_reverse"
+    if can_compile(lambda p: jax.vjp(gradient_fn, p)[1](p), params):
+        return "reverse_over_reverse"
+    return "finite_difference"
 
 
 def _derivative(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...]) -> Matvec:
     gradient_fn = _gradient(objective_fn, args)
-    if _resolve(method, objective_fn, params, args) == "forward_over_reverse":
+    if method == "forward_over_reverse":
         return jax.linearize(gradient_fn, params)[1]
     return jax.tree_util.Partial(_only, jax.vjp(gradient_fn, params)[1])
 
@@ -99,15 +151,23 @@ def hessian(
     """Hessian of a scalar objective in its parameters, as an operator.
 
     The objective is any function of JAX arrays. Batch-norm statistics must be split out of ``params`` and frozen, and
-    dropout switched off, before its Hessian means anything.
+    dropout switched off, before its Hessian means anything. An L2 penalty is part of the Hessian only where it is part
+    of the objective; ``curvature.shift`` adds it.
+
+    A product by differences costs two gradients, and five more at the start for the length of the step. It is not
+    linear to rounding, nor symmetric: its error, about the noise of the gradient to the power 2/3, is measured by
+    ``op.error_estimate(v)``, and eigenvalues are no better than that.
 
     Args:
         objective_fn: ``objective_fn(params, *args) -> scalar``: hashable, or a callable pytree. A new lambda at each
             call compiles again each time.
         params: pytree of floating arrays.
         *args: pytrees of arrays, for example one ``cljax.Batch``.
-        method: "forward_over_reverse" (jvp of grad); "reverse_over_reverse" (vjp of grad); or "auto", the first where
-            every function in the objective has a forward mode, else the second.
+        method: "forward_over_reverse" (jvp of grad); "reverse_over_reverse" (vjp of grad); "finite_difference"
+            (central difference of grad); or "auto", the first of them that can be traced: a ``custom_vjp`` has no
+            forward mode, and its backward pass may have no derivative at all. A ``stop_gradient`` in a backward pass
+            is no failure but a wrong derivative that cannot be seen; ask for differences there. ``op.method_used``
+            says which one products use.
         microbatch_size: None, or the number of examples that are differentiated at a time, for batches too large for
             memory. The first of ``args`` must then be a ``cljax.Batch`` and the objective the weighted mean of
             per-example losses, as of ``losses.objective``; uneven sizes are exact through the weights.
@@ -129,6 +189,7 @@ def hessian(
 
     References:
         Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
+        Nocedal and Wright, Numerical Optimization, 2nd ed. (2006), section 8.1, for the step of a central difference.
     """
     check_inexact_tree("params", params)
     if method not in METHODS:

@@ -130,7 +130,25 @@ def lacks_forward_mode(fn: Any, params: PyTree) -> bool:
     Returns:
         True where a function with a ``custom_vjp`` is in it.
     """
-    return _has_placeholder(jax.make_jaxpr(lambda p: jax.jvp(fn, (p,), (p,))[1])(params))
+    return not can_compile(lambda p: jax.jvp(fn, (p,), (p,))[1], params)
+
+
+def can_compile(derivative_fn: Any, params: PyTree) -> bool:
+    """Whether a derivative exists as a program, without running anything.
+
+    Args:
+        derivative_fn: function of ``params`` that differentiates.
+        params: pytree of floating arrays.
+
+    Returns:
+        False where tracing fails: with whatever error a primitive, a callback or a backward pass without a derivative
+        raises; and where it leaves a placeholder of a ``custom_vjp``.
+    """
+    try:
+        program = jax.make_jaxpr(derivative_fn)(params)
+    except Exception:  # an error of the function itself comes back with the derivative that is taken instead
+        return False
+    return not _has_placeholder(program)
 
 
 def _has_placeholder(part: Any) -> bool:

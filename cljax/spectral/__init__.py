@@ -1,7 +1,39 @@
-"""Krylov methods: extreme eigenpairs and spectral densities of symmetric operators."""
+"""Krylov methods and random probes: extreme eigenpairs, spectral densities and functionals of symmetric operators."""
 
+from cljax.spectral.block_densities import block_densities
+from cljax.spectral.chebyshev import chebyshev_density
+from cljax.spectral.chebyshev_density import ChebyshevDensity
 from cljax.spectral.density import SpectralDensity, spectral_density
-from cljax.spectral.extremes import Eigenpairs, extreme_eigenpairs
+from cljax.spectral.diagonal import diagonal
+from cljax.spectral.eigenpairs import Eigenpairs, Status
+from cljax.spectral.eigenvalue_count import eigenvalue_count
+from cljax.spectral.estimate import Estimate
+from cljax.spectral.extremes import extreme_eigenpairs
+from cljax.spectral.functions import FunctionProduct, apply_function
 from cljax.spectral.lanczos import LanczosResult, lanczos
+from cljax.spectral.log_density import LogDensity
+from cljax.spectral.log_determinant import log_determinant
+from cljax.spectral.norms import frobenius_norm
+from cljax.spectral.trace import trace
 
-__all__ = ["Eigenpairs", "LanczosResult", "SpectralDensity", "extreme_eigenpairs", "lanczos", "spectral_density"]
+__all__ = [
+    "ChebyshevDensity",
+    "Eigenpairs",
+    "Estimate",
+    "FunctionProduct",
+    "LanczosResult",
+    "LogDensity",
+    "SpectralDensity",
+    "Status",
+    "apply_function",
+    "block_densities",
+    "chebyshev_density",
+    "diagonal",
+    "eigenvalue_count",
+    "extreme_eigenpairs",
+    "frobenius_norm",
+    "lanczos",
+    "log_determinant",
+    "spectral_density",
+    "trace",
+]

@@ -1,4 +1,4 @@
-"""Extreme eigenpairs at both ends of the spectrum, from one Krylov space, with their true residuals."""
+"""Extreme eigenpairs at both ends of the spectrum, from one Krylov space, with their measured residuals."""
 
 from functools import partial
 from typing import Any
@@ -8,33 +8,14 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
-from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
-from cljax.spectral.driver import apply_product, choose_driver, linearized, min_steps, residual_bound, run_lanczos
-from cljax.spectral.krylov import KrylovState, orthogonality, ritz_pairs
-from cljax.spectral.probes import start_vector_jit
-
-
-@pytree_dataclass
-class Eigenpairs:
-    """k extreme eigenpairs, bottom ones first.
-
-    Attributes:
-        values: (k,), ascending; Rayleigh quotients of ``vectors``.
-        vectors: a pytree with leaves (k, *shape), orthonormal, in float32 at least.
-        residual_norms: (k,), ‖A v − θ v‖ by one more product each: an eigenvalue lies within this of θ.
-        converged: (k,) bool, residual at most max(tol·|θ|, 32 eps ‖A‖).
-        num_products: int32 scalar, all products used, those for the residuals included.
-        orthogonality: scalar, greatest entry of |Vᵀ V − I|; near eps it rules out one eigenvalue returned twice.
-    """
-
-    values: jax.Array
-    vectors: PyTree
-    residual_norms: jax.Array
-    converged: jax.Array
-    num_products: jax.Array
-    orthogonality: jax.Array
+from cljax.spectral.driver import choose_driver, run_krylov
+from cljax.spectral.eigenpairs import Eigenpairs, Status, check_start, num_guards
+from cljax.spectral.goal import CRITERIA, Goal, min_steps, residual_bound
+from cljax.spectral.krylov import KrylovState, orthogonality
+from cljax.spectral.probes import kept_vectors, random_vectors
+from cljax.spectral.ritz import asymmetry, guard_pairs, ritz_pairs
 
 
 def extreme_eigenpairs(
@@ -46,23 +27,40 @@ def extreme_eigenpairs(
     tol: float = 1e-3,
     max_products: int = 100,
     start: Eigenpairs | None = None,
-    driver: str = "auto",
+    check: PyTree | None = None,
+    criterion: str = "residual",
+    block_size: int = 1,
+    basis_size: int | None = None,
+    driver: Any = "auto",
 ) -> Eigenpairs:
     """The greatest and the least eigenvalues of a symmetric operator, with eigenvectors.
 
     A small residual proves that an eigenvalue is near, not that it is the extreme one: that none is missed holds with
-    high probability over the random start. Eigenvalues of multiplicity above 1 may appear fewer times than they occur.
+    high probability over the random start. An eigenvalue of multiplicity above ``block_size`` may appear fewer times
+    than it occurs.
+
+    A warm start multiplies the kept vectors first, then looks for what they lack, and in a check direction for what is
+    new. Where a kept pair has changed by more than 0.8 ‖A‖ the spectrum has jumped: the run then asks for what a cold
+    one does. A new extreme eigenvector that is orthogonal to all kept vectors and to the check direction up to rounding
+    can be missed; the next warm start sees more of it.
 
     Args:
         op: symmetric operator on n-dimensional vectors.
         key: typed PRNG key.
         num_top: static, how many of the greatest.
         num_bottom: static, how many of the least.
-        tol: relative residual at which a pair counts as converged.
-        max_products: static, most products, those for the residuals included; memory at most as many vectors, for a
-            moment up to twice that with the host driver, whose basis grows by copying.
-        start: None, or what a previous call returned for a nearby operator, with any number of pairs: its vectors
-            enter the start vector, beside a random one.
+        tol: relative error at which a pair counts as converged.
+        max_products: static, most products.
+        start: None, or what a previous call returned for a nearby operator. With as many pairs as are wanted now, a
+            warm start; otherwise its vectors are start vectors like others.
+        check: None, or a vector of the operator's space in which a new extreme eigenvector is likely to show, such as
+            the gradient; for warm starts.
+        criterion: static; "residual": the residual is to be below tol·|θ|. "value": on a warm start without a jump the
+            estimate ``value_errors`` is, which takes about half of the products; a cold run asks for the residual,
+            since it cannot know yet which Ritz values stand for one eigenvalue.
+        block_size: static, random start vectors of a cold run.
+        basis_size: static, most vectors kept at a time, or None for as many as there are products. Fewer need more
+            products: the run restarts from the best Ritz vectors whenever the basis is full.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 
@@ -71,8 +69,8 @@ def extreme_eigenpairs(
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, num_top + num_bottom is below 1 or above n,
-            ``max_products`` is too small for them, ``tol`` is not in (0, 1), ``start`` is of another space, or the
-            driver cannot run here.
+            ``max_products``, ``basis_size`` or ``block_size`` do not fit them, ``tol`` is not in (0, 1), ``criterion``
+            is not known, ``start`` or ``check`` is of another space, or the driver cannot run here.
         TypeError: if ``op`` is no operator, ``start`` no Eigenpairs, ``key`` no typed key, or an integer argument is
             traced.
 
@@ -85,24 +83,38 @@ def extreme_eigenpairs(
         [-3.0, 2.0]
 
     References:
-        Saad, Numerical Methods for Large Eigenvalue Problems (2011), section 6.6; residual bound: theorem 3.8 there.
+        Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIMAX 22 (2000); Ruhe,
+        Implementation aspects of band Lanczos algorithms, Math. Comp. 33 (1979). Residual bound: Saad, Numerical
+        Methods for Large Eigenvalue Problems (2011), corollary 3.4; its square over the gap: theorem 3.8.
     """
     check_symmetric("op", op)
-    num_top, num_bottom, max_products = check_sizes(num_top, num_bottom, max_products, tree.size(op.struct))
+    dimension = tree.size(op.struct)
+    num_top, num_bottom, max_products = check_sizes(num_top, num_bottom, max_products, dimension)
     tol = check_tol("tol", tol)
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion: expected one of {list(CRITERIA)}, got {criterion!r}")
+    block_size = min(check_positive_int("block_size", block_size), dimension)
+    check_key("key", key)
+    work = jax.eval_shape(tree.to_work, op.struct)
     if start is not None:
         check_start(start, op.struct)
-    num_pairs, dimension = num_top + num_bottom, tree.size(op.struct)
-    check_key("key", key)
+    if check is not None:
+        check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
     start_key, run_key = jax.random.split(key)
-    vector = start_vector_jit(start_key, tree.zeros_like(op.struct), None if start is None else start.vectors)
-    num_steps = min(max_products - num_pairs, dimension)
-    chosen = choose_driver(driver, op, vector)
-    state = run_lanczos(chosen, op, vector, run_key, num_steps, tol, num_top, num_bottom)
-    values, vectors, norm = _pairs(state, num_top, num_bottom)
-    vectors = tree.place_like(vectors, op.struct, leading_axes=1)
-    products = _products_compiled(op, vectors) if chosen == "compiled" else _products_host(op, vectors, num_pairs)
-    return _verified(values, vectors, products, norm, jnp.asarray(tol, values.dtype), state.step)
+    chosen = choose_driver(driver, op, key, start)
+    options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
+    if start is None:
+        vectors = _random_vectors(start_key, tree.zeros_like(op.struct), block_size)
+        guess, goal = None, _cold_goal(tol, work, num_cold=block_size, **options)
+    else:
+        width = min(start.values.shape[0] + start.guard_values.shape[0] + 1, dimension)
+        vectors, guess, goal = _warm(start_key, start, check, jnp.asarray(tol), width=width, **options)
+    width = jax.tree.leaves(vectors)[0].shape[0]
+    basis_size = _check_basis(basis_size, num_top, num_bottom, width, dimension)
+    steps = max_products if basis_size is not None else min(max_products, dimension)
+    state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, basis_size)
+    pairs = _finish(state, goal, jumped, jnp.asarray(tol, state.matrix.dtype), block_size if start is None else 1)
+    return _placed(pairs, op.struct)
 
 
 def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int) -> tuple[int, int, int]:
@@ -129,61 +141,92 @@ def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int
             f"num_top + num_bottom: expected 1 to {dimension}, the dimension of the operator, "
             f"got {num_top} + {num_bottom}"
         )
-    least = num_pairs + min(dimension, min_steps(num_pairs))
+    least = min(dimension, min_steps(num_pairs))
     return num_top, num_bottom, check_positive_int("max_products", max_products, minimum=least)
 
 
-def check_start(start: Any, struct: PyTree) -> None:
-    """Require that ``start`` has vectors of ``struct``.
-
-    Args:
-        start: what the caller gave.
-        struct: shapes and dtypes of the operator's vectors.
-
-    Raises:
-        TypeError: if it is no ``Eigenpairs``.
-        ValueError: if its vectors are of another structure or shape.
-    """
-    if not isinstance(start, Eigenpairs):
-        raise TypeError(f"start: expected Eigenpairs of a previous call, got {type(start).__name__}")
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start.vectors)
-    check_same_struct("start.vectors", first, jax.eval_shape(tree.to_work, struct))
+def _check_basis(basis_size: int | None, num_top: int, num_bottom: int, width: int, dimension: int) -> int | None:
+    if basis_size is None:
+        return None
+    least = num_top + num_bottom + 4 + width
+    basis_size = check_positive_int("basis_size", basis_size)
+    if basis_size < least:
+        raise ValueError(
+            f"basis_size: expected at least {least} vectors for {num_top} + {num_bottom} pairs and {width} pending "
+            f"ones, got {basis_size}"
+        )
+    return None if basis_size >= dimension + width else basis_size
 
 
-@partial(jax.jit, static_argnames=("num_top", "num_bottom"))
-def _pairs(state: KrylovState, num_top: int, num_bottom: int) -> tuple[jax.Array, PyTree, jax.Array]:
-    values, coefficients, _, norm = ritz_pairs(state, num_top, num_bottom)
-    return values, tree.basis_combine(state.basis, coefficients, state.vector), norm
+_random_vectors = jax.jit(random_vectors, static_argnames="num_vectors")
 
 
-@jax.jit
-def _products_compiled(op: LinearOperator, vectors: PyTree) -> PyTree:
-    product, struct = op.linearize(), op.struct
-    return jax.lax.map(lambda v: tree.to_work(product(tree.cast_like(v, struct))), vectors)
+def _cold_goal(tol: Any, work: PyTree, num_top: int, num_bottom: int, criterion: str, num_cold: int) -> Goal:
+    dtype = jnp.result_type(*jax.tree.leaves(work))
+    none = jnp.zeros(num_top + num_bottom, dtype)
+    return Goal(jnp.asarray(tol, dtype), none, jnp.array(False), num_top, num_bottom, criterion, num_cold=num_cold)
 
 
-def _products_host(op: LinearOperator, vectors: PyTree, num_pairs: int) -> PyTree:
-    product = linearized(op)
-    each: list[Any] = [
-        apply_product(product, op.struct, jax.tree.map(lambda x, i=i: x[i], vectors)) for i in range(num_pairs)
-    ]
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *each)
+@partial(jax.jit, static_argnames=("width", "num_top", "num_bottom", "criterion"))
+def _warm(
+    key: jax.Array,
+    start: Eigenpairs,
+    check: PyTree | None,
+    tol: jax.Array,
+    width: int,
+    num_top: int,
+    num_bottom: int,
+    criterion: str,
+) -> tuple[PyTree, jax.Array, Goal]:
+    vectors, guess = kept_vectors(key, start, check)
+    vectors, guess = jax.tree.map(lambda x: x[:width], (vectors, guess))
+    num_pairs, num_kept = num_top + num_bottom, start.values.shape[0]
+    tol = tol.astype(guess.dtype)
+    if num_kept != num_pairs:
+        none = jnp.zeros(num_pairs, guess.dtype)
+        return vectors, guess, Goal(tol, none, jnp.array(False), num_top, num_bottom, criterion, num_cold=num_kept)
+    lengths = jax.vmap(tree.norm)(start.vectors)
+    warm = jnp.all(jnp.isfinite(start.values + lengths) & (lengths > 0))
+    previous = jnp.where(warm, start.values, 0)
+    guards = min(start.guard_values.shape[0], width - num_pairs)
+    return vectors, guess, Goal(tol, previous, warm, num_top, num_bottom, criterion, num_guards=guards)
 
 
-@jax.jit
-def _verified(
-    values: jax.Array, vectors: PyTree, products: PyTree, norm: jax.Array, tol: jax.Array, steps: jax.Array
-) -> Eigenpairs:
-    def residual(value: jax.Array, vector: PyTree, product: PyTree) -> jax.Array:
-        return tree.norm(tree.axpy(-value, vector, tree.to_work(product)))
-
-    quotients = jax.vmap(tree.vdot)(vectors, tree.to_work(products)).astype(values.dtype)
-    residuals = jax.vmap(residual)(quotients, vectors, products).astype(values.dtype)
-    return Eigenpairs(
-        values=quotients,
-        vectors=vectors,
-        residual_norms=residuals,
-        converged=residuals <= residual_bound(quotients, norm, tol),
-        num_products=steps + values.shape[0],
-        orthogonality=orthogonality(vectors),
+@partial(jax.jit, static_argnames="block_size")
+def _finish(state: KrylovState, goal: Goal, jumped: jax.Array, tol: jax.Array, block_size: int) -> Eigenpairs:
+    pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
+    vectors = tree.basis_combine(state.basis, pairs.coefficients, state.vector)
+    guards = num_guards(goal.num_top, goal.num_bottom, tree.size(state.vector))
+    guard_values, guard_coefficients = (x[:guards] for x in guard_pairs(state, goal.num_top, goal.num_bottom))
+    errors = pairs.residual_norms
+    if goal.criterion == "value":
+        errors = jnp.where(goal.warm & ~jumped, pairs.value_errors, errors)
+    below = errors <= tol * jnp.abs(pairs.values)
+    rounding = pairs.residual_norms <= residual_bound(pairs.values, pairs.norm, tol)
+    status = jnp.select(
+        [~jnp.isfinite(pairs.residual_norms + pairs.values), below, rounding],
+        [Status.NOT_FINITE, Status.CONVERGED, Status.ROUNDING],
+        Status.BUDGET,
     )
+    return Eigenpairs(
+        values=pairs.values,
+        vectors=vectors,
+        residual_norms=pairs.residual_norms,
+        value_errors=pairs.value_errors,
+        status=status.astype(jnp.int32),
+        num_products=state.num_products,
+        num_breakdowns=state.num_breakdowns,
+        orthogonality=orthogonality(vectors),
+        asymmetry=asymmetry(state),
+        jumped=jumped,
+        guards=tree.basis_combine(state.basis, guard_coefficients, state.vector),
+        guard_values=guard_values,
+        block_size=block_size,
+    )
+
+
+def _placed(pairs: Eigenpairs, struct: PyTree) -> Eigenpairs:
+    fields = {name: getattr(pairs, name) for name in pairs.__dataclass_fields__}
+    fields["vectors"] = tree.place_like(pairs.vectors, struct, leading_axes=1)
+    fields["guards"] = tree.place_like(pairs.guards, struct, leading_axes=1)
+    return Eigenpairs(**fields)

@@ -1,8 +1,13 @@
-"""The Lanczos step: one product in, one orthonormal vector out.
+"""The Krylov step: one product in, one orthonormal vector out, from any number of start vectors.
+
+The basis holds ``used`` vectors whose products are known and, behind them, ``width`` pending ones, orthonormal to them
+and to each other, with A Q = Q K exactly: column j of K has the coefficients of A qⱼ in the used and pending vectors as
+they were measured. With one start vector this is Lanczos; with several, the band form of block Lanczos, in which each
+product goes where it is needed most. Thick restarts and warm starts are other ways to fill the same structure.
 
 Classical Gram-Schmidt against the whole basis, twice: without it a float32 run returns one eigenvalue many times over,
-each copy with a small residual. Where the Krylov space is exhausted (β below rounding) the step goes on with a random
-vector orthogonal to it and β = 0, so that the tridiagonal matrix stays an exact compression of the operator.
+each copy with a small residual. Where the Krylov space is exhausted (what is left of a product is rounding) the step
+goes on with a random vector orthogonal to it, so that K stays an exact compression of the operator.
 """
 
 import functools
@@ -17,50 +22,76 @@ from cljax._typing import Matvec, PyTree
 
 @pytree_dataclass
 class KrylovState:
-    """A Lanczos run between two steps; a pytree, so that it can be saved.
+    """A Krylov run between two steps; a pytree, so that it can be saved.
 
     Attributes:
-        basis: orthonormal vectors, ``step + 1`` of them set, in ``capacity`` places.
-        vector: the newest of them, in the shapes of the operator and in the accumulation dtypes.
-        alphas: (capacity,), diagonal of the tridiagonal matrix, ``step`` of them set.
-        betas: (capacity,), ``betas[j]`` couples vectors j and j + 1; ``step`` of them set.
-        step: int32 scalar, products taken.
-        restarts: int32 scalar, how often the Krylov space was exhausted.
-        key: typed PRNG key of the restarts.
+        basis: orthonormal vectors in ``capacity`` places: the used ones, the pending ones, zeros.
+        vector: the pending vector that is multiplied next, in the shapes of the operator and the accumulation dtypes.
+        matrix: (capacity, capacity); column j has the coefficients of A qⱼ, for j below ``used``, else 0.
+        guess: (width, width), what the compression of A to the pending vectors may be, from an earlier run or 0; it
+            chooses directions and enters no result.
+        used: int32 scalar, vectors whose products are known.
+        num_products: int32 scalar, products taken.
+        num_breakdowns: int32 scalar, how often the Krylov space was exhausted.
+        asymmetry: scalar, greatest difference of two entries of K that symmetry makes equal, before restarts.
+        seed: uint32 scalar of the random vectors.
     """
 
     basis: PyTree
     vector: PyTree
-    alphas: jax.Array
-    betas: jax.Array
-    step: jax.Array
-    restarts: jax.Array
-    key: jax.Array
+    matrix: jax.Array
+    guess: jax.Array
+    used: jax.Array
+    num_products: jax.Array
+    num_breakdowns: jax.Array
+    asymmetry: jax.Array
+    seed: jax.Array
 
     @property
     def capacity(self) -> int:
         """Places in the basis."""
-        return self.alphas.shape[0]
+        return self.matrix.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Pending vectors."""
+        return self.guess.shape[0]
 
 
-def krylov_start(vector: PyTree, key: jax.Array, capacity: int, flatten: bool) -> KrylovState:
+def krylov_start(
+    vectors: PyTree, key: jax.Array, capacity: int, flatten: bool, guess: jax.Array | None = None
+) -> KrylovState:
     """State before the first step.
 
     Args:
-        vector: start vector, not zero; any scale.
+        vectors: start vectors with leaves (width, *shape), any scale; one that is not finite or, up to rounding, a
+            combination of those before it is replaced by a random one.
         key: typed PRNG key.
-        capacity: places in the basis, one more than the steps to come.
+        capacity: places in the basis: at least width more than the steps to come before a restart.
         flatten: layout of the basis, see ``cljax.tree``.
+        guess: None, or (width,), Rayleigh quotients that the start vectors may have.
 
     Returns:
         The state.
     """
-    vector = tree.to_work(vector)
-    vector = tree.normalize(vector, tree.norm(vector))
-    dtype = jnp.result_type(*jax.tree.leaves(vector))
-    basis = tree.basis_set(tree.basis_zeros(vector, capacity, flatten), 0, vector)
-    zeros, count = jnp.zeros(capacity, dtype), jnp.zeros((), jnp.int32)
-    return KrylovState(basis, vector, zeros, zeros, count, count, key)
+    vectors = tree.to_work(vectors)
+    width = jax.tree.leaves(vectors)[0].shape[0]
+    dtype = jnp.result_type(*jax.tree.leaves(vectors))
+    first = jax.tree.map(lambda x: x[0], vectors)
+    basis = tree.basis_zeros(first, capacity, flatten)
+    seed = jax.random.bits(key, dtype=jnp.uint32)
+
+    def add(index: jax.Array, basis: PyTree) -> PyTree:
+        vector = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), vectors)
+        vector = _independent(basis, vector, seed - 1 - index.astype(jnp.uint32))
+        return tree.basis_set(basis, index, vector)
+
+    basis = jax.lax.fori_loop(0, width, add, basis)
+    zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    square = jnp.zeros((capacity, capacity), dtype)
+    diagonal = jnp.zeros((width, width), dtype) if guess is None else jnp.diag(guess.astype(dtype))
+    vector = tree.basis_get(basis, 0, first)
+    return KrylovState(basis, vector, square, diagonal, count, count, count, zero, seed)
 
 
 def krylov_grow(state: KrylovState, capacity: int) -> KrylovState:
@@ -70,8 +101,8 @@ def krylov_grow(state: KrylovState, capacity: int) -> KrylovState:
     def pad(x: jax.Array) -> jax.Array:
         return jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))
 
-    basis, alphas, betas = jax.tree.map(pad, (state.basis, state.alphas, state.betas))
-    return KrylovState(basis, state.vector, alphas, betas, state.step, state.restarts, state.key)
+    matrix = jnp.pad(state.matrix, [(0, extra), (0, extra)])
+    return _replace(state, basis=jax.tree.map(pad, state.basis), matrix=matrix)
 
 
 def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
@@ -82,42 +113,31 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
         product: A q, in the dtypes of the operator.
 
     Returns:
-        The next state; NaN in ``product`` makes ``alphas`` and ``betas`` NaN from this step on.
+        The next state; NaN in ``product`` makes this column of ``matrix`` NaN and all that come after it.
     """
-    step, dimension = state.step, tree.size(state.vector)
-    eps = jnp.finfo(state.alphas.dtype).eps
+    used, place = state.used, state.used + state.width
     w, first = _orthogonalize(state.basis, tree.to_work(product))
     w, second = _orthogonalize(state.basis, w)
-    alpha = (first + second)[step]
-    beta = tree.norm(w)
-    scale = jnp.max(jnp.abs(state.alphas)) + 2 * jnp.max(state.betas) + jnp.abs(alpha) + beta
-    exhausted = (beta <= 8 * eps * scale) | (step + 1 >= dimension)
-    key, restart_key = jax.random.split(state.key)
-
-    def restart() -> PyTree:
-        fresh = tree.random_like(restart_key, state.vector)
-        length = tree.norm(fresh)
-        for _ in range(3):
-            fresh, _ = _orthogonalize(state.basis, fresh)
-        left = tree.norm(fresh)
-        # nothing is left of a random vector only where the basis spans the whole space
-        return tree.scale(jnp.where(left > jnp.sqrt(eps) * length, 1 / left, 0), fresh)
-
-    following = jax.lax.cond(exhausted, restart, lambda: tree.normalize(w, beta))
-    return KrylovState(
-        tree.basis_set(state.basis, step + 1, following),
-        following,
-        state.alphas.at[step].set(alpha),
-        state.betas.at[step].set(jnp.where(exhausted, jnp.zeros_like(beta), beta)),
-        step + 1,
-        state.restarts + exhausted.astype(jnp.int32),
-        key,
+    column, rest = first + second, tree.norm(w)
+    column_norm = jnp.max(safe_norms(column[:, None]))
+    scale = jnp.maximum(jnp.max(safe_norms(state.matrix)), jnp.hypot(column_norm, rest))
+    exhausted = (rest <= 8 * jnp.finfo(rest.dtype).eps * scale) | (place >= tree.size(state.vector))
+    seed = state.seed + state.num_products.astype(jnp.uint32)
+    following = jax.lax.cond(
+        exhausted, lambda: _random_orthogonal(state.basis, w, seed), lambda: tree.normalize(w, rest)
     )
-
-
-def _orthogonalize(basis: PyTree, w: PyTree) -> tuple[PyTree, jax.Array]:
-    coefficients = tree.basis_dot(basis, w)
-    return tree.sub(w, tree.basis_combine(basis, coefficients, w)), coefficients
+    basis = tree.basis_set(state.basis, place, following)
+    column = column.at[place].set(jnp.where(exhausted, jnp.zeros_like(rest), rest))
+    return _replace(
+        state,
+        basis=basis,
+        vector=following if state.width == 1 else tree.basis_get(basis, used + 1, following),
+        matrix=state.matrix.at[:, used].set(column),
+        guess=jnp.pad(state.guess[1:, 1:], (0, 1)),
+        used=used + 1,
+        num_products=state.num_products + 1,
+        num_breakdowns=state.num_breakdowns + exhausted.astype(jnp.int32),
+    )
 
 
 def krylov_step(product: Matvec, struct: PyTree, state: KrylovState) -> KrylovState:
@@ -125,47 +145,76 @@ def krylov_step(product: Matvec, struct: PyTree, state: KrylovState) -> KrylovSt
     return krylov_update(state, product(tree.cast_like(state.vector, struct)))
 
 
-def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Extreme eigenpairs of the tridiagonal matrix.
+def krylov_turn(state: KrylovState, direction: jax.Array) -> KrylovState:
+    """Rotate the pending vectors so that the first of them is the given combination.
 
     Args:
-        state: after at least one step.
-        num_top: how many of the greatest.
-        num_bottom: how many of the least.
+        state: between two steps.
+        direction: (width,), coefficients in the pending vectors, any scale; zero or NaN leaves them as they are.
 
     Returns:
-        Values (k,) ascending, bottom ones first; coefficients (k, capacity) of the vectors in the basis; estimates
-        (k,) of the residual norms, |β s|, +inf where the space is still too small; an estimate of the operator's norm.
+        The same spaces and operator in another basis.
     """
-    values, vectors, norm = tridiagonal_eigh(state)
-    wanted = jnp.concatenate([jnp.arange(num_bottom), state.step - num_top + jnp.arange(num_top)])
-    index = jnp.clip(wanted, 0, jnp.maximum(state.step - 1, 0))
-    coefficients = vectors[:, index].T
-    last = jnp.maximum(state.step - 1, 0)
-    residuals = jnp.abs(state.betas[last] * coefficients[:, last])
-    residuals = jnp.where(state.step >= num_top + num_bottom, residuals, jnp.inf)
-    return values[index], coefficients, residuals, norm
+    if state.width == 1:
+        return state
+    length = jnp.linalg.norm(direction)
+    usable = jnp.isfinite(length) & (length > 0)
+    unit = jnp.where(usable, direction / jnp.where(usable, length, 1), 0)
+    sign = jnp.where(unit[0] < 0, -1, 1).astype(unit.dtype)
+    mirror = unit.at[0].add(sign)  # the Householder vector; of squared norm 2 (1 + |unit₀|)
+    reflection = jnp.eye(state.width, dtype=unit.dtype) - jnp.outer(mirror, mirror) / (1 + jnp.abs(unit[0]))
+    reflection = jnp.where(usable, reflection, jnp.eye(state.width, dtype=unit.dtype))
+    basis = tree.basis_turn(state.basis, state.used, reflection)
+    rows = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, state.width)
+    rows = jnp.matmul(reflection, rows, precision=jax.lax.Precision.HIGHEST)
+    return _replace(
+        state,
+        basis=basis,
+        vector=tree.basis_get(basis, state.used, state.vector),
+        matrix=jax.lax.dynamic_update_slice_in_dim(state.matrix, rows, state.used, 0),
+        guess=reflection @ state.guess @ reflection,
+    )
 
 
-def tridiagonal_eigh(state: KrylovState) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Eigenpairs of the tridiagonal matrix of the steps taken so far.
+def safe_norms(matrix: jax.Array) -> jax.Array:
+    """Euclidean norms of the columns, without squares of numbers near the ends of the dtype's range."""
+    greatest = jnp.max(jnp.abs(matrix))
+    unit = jnp.where((greatest > 0) & jnp.isfinite(greatest), greatest, 1)
+    return unit * jnp.sqrt(jnp.sum((matrix / unit) ** 2, axis=0))
 
-    Args:
-        state: after at least one step.
 
-    Returns:
-        Values (capacity,), the first ``step`` ascending and true, the others a value beyond the spectrum; vectors
-        (capacity, capacity) in columns; a bound on the norm of the matrix.
-    """
-    used = jnp.arange(state.capacity) < state.step
-    alphas = jnp.where(used, state.alphas, 0)
-    coupling = jnp.where(jnp.arange(state.capacity) + 1 < state.step, state.betas, 0)
-    norm = jnp.max(jnp.abs(alphas) + coupling + jnp.roll(coupling, 1))
-    beyond = jnp.where(norm > 0, 2 * norm, 1)
-    matrix = jnp.diag(jnp.where(used, alphas, beyond)) + jnp.diag(coupling[:-1], 1) + jnp.diag(coupling[:-1], -1)
-    values, vectors = jnp.linalg.eigh(matrix)
-    poison = jnp.where(jnp.isfinite(norm), 0, jnp.nan)
-    return values + poison, vectors + poison, norm
+def _replace(state: KrylovState, **changes: object) -> KrylovState:
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    return KrylovState(**{**fields, **changes})
+
+
+def _orthogonalize(basis: PyTree, w: PyTree) -> tuple[PyTree, jax.Array]:
+    coefficients = tree.basis_dot(basis, w)
+    return tree.sub(w, tree.basis_combine(basis, coefficients, w)), coefficients
+
+
+def _random_orthogonal(basis: PyTree, like: PyTree, seed: jax.Array) -> PyTree:
+    fresh = tree.scattered_like(seed, like)
+    length = tree.norm(fresh)
+    for _ in range(3):
+        fresh, _ = _orthogonalize(basis, fresh)
+    left = tree.norm(fresh)
+    # nothing is left of a random vector only where the basis spans the whole space
+    return tree.scale(jnp.where(left > jnp.sqrt(jnp.finfo(left.dtype).eps) * length, 1 / left, 0), fresh)
+
+
+def _independent(basis: PyTree, vector: PyTree, seed: jax.Array) -> PyTree:
+    length = tree.norm(vector)
+    usable = jnp.isfinite(length) & (length > 0)
+    vector = jax.tree.map(lambda x: jnp.where(usable, x / length, 0), vector)
+    for _ in range(2):
+        vector, _ = _orthogonalize(basis, vector)
+    left = tree.norm(vector)
+    return jax.lax.cond(
+        left > jnp.sqrt(jnp.finfo(left.dtype).eps),
+        lambda: tree.normalize(vector, left),
+        lambda: _random_orthogonal(basis, vector, seed),
+    )
 
 
 def orthogonality(vectors: PyTree) -> jax.Array:

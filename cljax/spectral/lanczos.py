@@ -13,7 +13,7 @@ from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_driver, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
-from cljax.spectral.probes import start_vector
+from cljax.spectral.probes import random_vectors
 
 
 @pytree_dataclass
@@ -76,7 +76,7 @@ def lanczos(
     if is_key:
         check_key("key_or_vector", key_or_vector)
         key, start_key = jax.random.split(key_or_vector)
-        vector = start_vector(start_key, op.struct)
+        vector = jax.tree.map(lambda x: x[0], random_vectors(start_key, op.struct, 1))
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
@@ -89,11 +89,11 @@ def lanczos(
 def _result(state: KrylovState, num_steps: int) -> LanczosResult:
     basis = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
     return LanczosResult(
-        state.alphas[:num_steps],
-        state.betas[:num_steps],
+        jnp.diagonal(state.matrix)[:num_steps],
+        jnp.diagonal(state.matrix, -1)[:num_steps],
         basis,
-        state.step,
-        state.restarts,
+        state.num_products,
+        state.num_breakdowns,
         orthogonality(basis),
     )
 

@@ -1,39 +1,56 @@
-"""Start vectors and probes."""
+"""Start vectors."""
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
 from cljax._typing import PyTree
+from cljax.spectral.eigenpairs import Eigenpairs
 
-RANDOM_SHARE = 0.5
+_RANDOM_SHARE = 0.1
 
 
-def start_vector(key: jax.Array, struct: PyTree, previous: PyTree | None = None) -> PyTree:
-    """A unit start vector for Lanczos: random, or a mixture of kept vectors and a random one.
-
-    A kept vector alone would never find a new extreme eigenvector that is orthogonal to it; the random part, of norm
-    ``RANDOM_SHARE`` against 1, does.
+def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
+    """Random start vectors, in the accumulation dtypes.
 
     Args:
         key: typed PRNG key.
         struct: shapes and dtypes of the operator's vectors.
-        previous: None, or kept vectors with leaves (k, *shape); zeros and non-finite ones count for nothing.
+        num_vectors: how many.
 
     Returns:
-        A unit vector in the accumulation dtypes.
+        Leaves (num_vectors, *shape) of independent normal entries.
     """
     like = jax.eval_shape(tree.to_work, struct)
-    fresh = tree.random_like(key, like)
-    fresh = tree.scale(1 / tree.norm(fresh), fresh)
-    if previous is None:
-        return fresh
-    kept = jax.tree.map(lambda v, x: jnp.sum(v.astype(x.dtype), axis=0), previous, like)
-    length = tree.norm(kept)
-    usable = jnp.isfinite(length) & (length > 0)
-    kept = jax.tree.map(lambda x: jnp.where(usable, x / length, 0), kept)
-    mixed = tree.axpy(RANDOM_SHARE, fresh, kept)
-    return tree.scale(1 / tree.norm(mixed), mixed)
+    each = [tree.random_like(k, like) for k in jax.random.split(key, num_vectors)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
-start_vector_jit = jax.jit(start_vector)
+def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tuple[PyTree, jax.Array]:
+    """Start vectors of a warm run: the kept pairs, their guards and a check direction.
+
+    Kept vectors alone would never find a new extreme eigenvector that is orthogonal to them. The check direction may:
+    it is a random vector, or one in which something new is likely to show, with a tenth of a random one.
+
+    Args:
+        key: typed PRNG key.
+        start: pairs of a nearby operator.
+        check: None, or a vector of the operator's space.
+
+    Returns:
+        Leaves (k + g + 1, *shape) in the accumulation dtypes, and (k + g + 1,) values that they had, 0 for the check.
+    """
+    first = jax.tree.map(lambda x: x[0], start.vectors)
+    fresh = tree.random_like(key, first)
+    fresh = tree.normalize(fresh, tree.norm(fresh))
+    if check is not None:
+        check = tree.to_work(check)
+        length = tree.norm(check)
+        usable = jnp.isfinite(length) & (length > 0)
+        share = jnp.where(usable, _RANDOM_SHARE, 1)
+        fresh = jax.tree.map(lambda c, f: jnp.where(usable, c / length, 0) + share * f, check, fresh)
+    vectors = jax.tree.map(
+        lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, start.guards, fresh
+    )
+    values = jnp.concatenate([start.values, start.guard_values, jnp.zeros(1, start.values.dtype)])
+    return vectors, jnp.where(jnp.isfinite(values), values, 0)

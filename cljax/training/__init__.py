@@ -2,7 +2,9 @@
 
 from cljax.training.config import RunConfig
 from cljax.training.loop import DivergenceError, RunResult, fit, resume
-from cljax.training.tracker import Record, Spectrum, Tracker, TrackerState
+from cljax.training.preconditioner import preconditioner
+from cljax.training.record import Record, Spectrum, TrackerState
+from cljax.training.tracker import Tracker
 
 __all__ = [
     "DivergenceError",
@@ -13,5 +15,6 @@ __all__ = [
     "Tracker",
     "TrackerState",
     "fit",
+    "preconditioner",
     "resume",
 ]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cljax.training.config import write_text
-from cljax.training.tracker import Record
+from cljax.training.record import Record
 
 TIMING_FIELDS = ("seconds_training", "seconds_measuring")
 """Fields of a row that differ from run to run."""

@@ -19,8 +19,9 @@ from cljax.training.datasets import Dataset, load_dataset
 from cljax.training.evaluation import make_eval_batches
 from cljax.training.models import create_model
 from cljax.training.optimizer import learning_rate_schedule, make_optimizer
+from cljax.training.record import TrackerState
 from cljax.training.step import TrainState, init_state, train_step
-from cljax.training.tracker import Tracker, TrackerState
+from cljax.training.tracker import Tracker
 
 _LOSSES = {
     "shannon": losses.shannon,

@@ -10,75 +10,21 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax._batch import Batch, as_batch
 from cljax._checks import check_inexact_tree, check_key, check_positive_int, check_tol
-from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import LinearOperator
+from cljax.curvature.checks import check_operator
+from cljax.curvature.diagonal import precondition
 from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
 from cljax.spectral.driver import choose_driver
-from cljax.spectral.extremes import Eigenpairs, check_sizes, extreme_eigenpairs
+from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs
+from cljax.spectral.extremes import check_sizes, extreme_eigenpairs
+from cljax.spectral.goal import CRITERIA
 from cljax.theory.gradient_energy import gradient_energy
 from cljax.theory.structure import structure_extremes
-
-
-@pytree_dataclass
-class Spectrum:
-    """Extreme eigenvalues at one point of training, without the vectors.
-
-    Attributes:
-        values: (k,), ascending, bottom ones first.
-        residual_norms: (k,), ‖A v − θ v‖ of each.
-        converged: (k,) bool.
-        num_products: int32 scalar, products used.
-        orthogonality: scalar, greatest entry of |Vᵀ V − I|.
-    """
-
-    values: jax.Array
-    residual_norms: jax.Array
-    converged: jax.Array
-    num_products: jax.Array
-    orthogonality: jax.Array
-
-
-@pytree_dataclass
-class Record:
-    """One measurement; arrays on the device, None for what the tracker does not measure.
-
-    Attributes:
-        loss: scalar, the objective on the batch.
-        gradient_norm: scalar, norm of its gradient.
-        hessian: extreme eigenvalues of its Hessian.
-        gauss_newton: greatest eigenvalue of the Gauss-Newton matrix.
-        gradient_energy: scalar, mean squared norm of per-example gradients.
-        structure_min: scalar, least eigenvalue of the structure matrices.
-        structure_max: scalar, greatest eigenvalue of the structure matrices.
-        structure_spread: scalar, log(structure_max / structure_min).
-    """
-
-    loss: jax.Array
-    gradient_norm: jax.Array
-    hessian: Spectrum
-    gauss_newton: Spectrum | None = None
-    gradient_energy: jax.Array | None = None
-    structure_min: jax.Array | None = None
-    structure_max: jax.Array | None = None
-    structure_spread: jax.Array | None = None
-
-
-@pytree_dataclass
-class TrackerState:
-    """What a tracker keeps between measurements; a pytree, so that it checkpoints.
-
-    Attributes:
-        hessian: eigenpairs of the last measurement, zeros before the first.
-        gauss_newton: the same of the Gauss-Newton matrix, or None.
-        num_measurements: int32 scalar.
-    """
-
-    hessian: Eigenpairs
-    gauss_newton: Eigenpairs | None
-    num_measurements: jax.Array
+from cljax.training.record import Record, Spectrum, TrackerState
+from cljax.training.tracked_set import next_num_top, put_tracked, take_tracked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +42,19 @@ class Tracker:
             gradient norm and Hessian are measured. See ``from_objective``.
         num_top: greatest Hessian eigenvalues.
         num_bottom: least Hessian eigenvalues.
-        tol: relative residual at which an eigenvalue counts as converged.
+        max_top: None, or up to how many top eigenvalues are tracked where ``measure`` is given a threshold: twice as
+            many where all of them are above it, half where fewer than half are, never fewer than ``num_top``.
+        tol: relative error at which an eigenvalue counts as converged.
+        criterion: which error, "value" or "residual", see ``spectral.extreme_eigenpairs``.
         max_products: most products for each spectrum.
+        basis_size: most vectors kept during a measurement, None for as many as there are products.
         microbatch_size: examples differentiated at a time in a product, None for all.
         structure_examples: how many examples of the batch, from its start, have their structure matrices measured;
             None for all, 0 for none.
         measure_gauss_newton: whether the Gauss-Newton matrix is measured.
+        check_operator: whether the first measurement checks, with four more Hessian products, that the Hessian is
+            deterministic, linear and symmetric: dropout, batch-norm statistics and low precision are caught there.
+            Inside of jit nothing is checked.
         driver: see ``spectral.extreme_eigenpairs``.
 
     Example:
@@ -120,11 +73,15 @@ class Tracker:
     objective_fn: Any = None
     num_top: int = 1
     num_bottom: int = 1
+    max_top: int | None = None
     tol: float = 1e-3
+    criterion: str = "value"
     max_products: int = 100
+    basis_size: int | None = None
     microbatch_size: int | None = None
     structure_examples: int | None = 64
     measure_gauss_newton: bool = True
+    check_operator: bool = True
     driver: str = "auto"
 
     def __post_init__(self) -> None:
@@ -140,9 +97,13 @@ class Tracker:
             raise ValueError("Tracker: expected apply_fn with loss, or objective_fn alone; see Tracker.from_objective")
         num_top = check_positive_int("num_top", self.num_top, minimum=0)
         check_positive_int("num_top + num_bottom", num_top + check_positive_int("num_bottom", self.num_bottom, 0))
+        if self.max_top is not None:
+            check_positive_int("max_top", self.max_top, max(num_top, 1))
         check_positive_int("max_products", self.max_products)
         check_tol("tol", self.tol)
         choose_driver(self.driver)
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion: expected one of {list(CRITERIA)}, got {self.criterion!r}")
         if self.microbatch_size is not None:
             check_positive_int("microbatch_size", self.microbatch_size)
         if self.structure_examples is not None:
@@ -175,12 +136,23 @@ class Tracker:
             ValueError: if more eigenvalues are asked for than there are parameters, or too few products allowed.
         """
         check_inexact_tree("params", params)
-        num_top, num_bottom, _ = check_sizes(self.num_top, self.num_bottom, self.max_products, tree.size(params))
+        places = self.num_top if self.max_top is None else self.max_top
+        check_sizes(places, self.num_bottom, self.max_products, tree.size(params))
         with_model = self.apply_fn is not None and self.measure_gauss_newton
-        gauss = _empty_pairs(params, 1) if with_model else None
-        return TrackerState(_empty_pairs(params, num_top + num_bottom), gauss, jnp.zeros((), jnp.int32))
+        gauss = empty_pairs(params, 1, 0) if with_model else None
+        tracked = jnp.asarray(self.num_top, jnp.int32)
+        return TrackerState(empty_pairs(params, places, self.num_bottom), gauss, jnp.zeros((), jnp.int32), tracked)
 
-    def measure(self, state: TrackerState, params: PyTree, batch: Any, key: jax.Array) -> tuple[TrackerState, Record]:
+    def measure(
+        self,
+        state: TrackerState,
+        params: PyTree,
+        batch: Any,
+        key: jax.Array,
+        *,
+        preconditioner: PyTree | None = None,
+        threshold: float | None = None,
+    ) -> tuple[TrackerState, Record]:
         """One measurement.
 
         Args:
@@ -188,28 +160,39 @@ class Tracker:
             params: pytree of floating arrays.
             batch: a ``cljax.Batch`` (any pytree of arrays with ``from_objective``).
             key: typed PRNG key, a new one each time.
+            preconditioner: None, or the positive diagonal P of an adaptive optimizer, a pytree like ``params`` (see
+                ``training.preconditioner``): then the Hessian tracked is P^-1/2 H P^-1/2, as it decides on stability.
+            threshold: None, or the value above which all eigenvalues are to be tracked, such as 2 / learning rate;
+                needs ``max_top``. Not inside of jit.
 
         Returns:
-            The state for the next measurement, and the record. NaN in parameters or batch gives NaN.
+            The state for the next measurement, and the record. NaN in parameters or batch gives NaN. The vectors in
+            the state have the signs of those before.
 
         Raises:
             TypeError: if an argument has the wrong type.
-            ValueError: if the batch is empty.
+            ValueError: if the batch is empty, or the first measurement finds that the Hessian's products are not
+                deterministic or not symmetric.
         """
         check_key("key", key)
-        hessian_key, gauss_key = jax.random.split(key)
+        hessian_key, gauss_key, probe_key = jax.random.split(key, 3)
         objective_fn = self.objective_fn
         if objective_fn is None:
             batch, objective_fn = as_batch(batch), objective(self.apply_fn, self.loss)  # type: ignore[arg-type]
-        loss, gradient_norm = _loss_and_gradient_norm(objective_fn, params, batch)
-        op = hessian(objective_fn, params, batch, microbatch_size=self.microbatch_size)
-        pairs = self._extremes(op, hessian_key, state.hessian, self.num_top, self.num_bottom)
-        gauss, energy, structure = None, None, None
+        loss, gradient, gradient_norm = _loss_and_gradient(objective_fn, params, batch)
+        op: LinearOperator = hessian(objective_fn, params, batch, microbatch_size=self.microbatch_size)
+        if preconditioner is not None:
+            op = precondition(op, preconditioner)
+        self._check_once(op, state, probe_key)
+        num_top = self.num_top if self.max_top is None else int(state.num_tracked)
+        start = take_tracked(state.hessian, num_top, self.num_bottom)
+        pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom)
+        gauss, gauss_found, energy, structure = None, None, None, None
         if self.apply_fn is not None and self.loss is not None:
             if state.gauss_newton is not None:
                 size = self.microbatch_size
                 gauss_op = gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size)
-                gauss = self._extremes(gauss_op, gauss_key, state.gauss_newton, 1, 0)
+                gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0)
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
             if self.structure_examples != 0:
                 part: Batch = jax.tree.map(lambda x: x[: self.structure_examples], batch)
@@ -217,35 +200,69 @@ class Tracker:
         record = Record(
             loss,
             gradient_norm,
-            _spectrum(pairs),
-            None if gauss is None else _spectrum(gauss),
+            found,
+            gauss_found,
             energy,
             None if structure is None else structure.lambda_min,
             None if structure is None else structure.lambda_max,
             None if structure is None else structure.spread,
         )
-        return TrackerState(pairs, gauss, state.num_measurements + 1), record
+        tracked, places = state.num_tracked, state.hessian.values.shape[0] - self.num_bottom
+        if threshold is not None and self.max_top is not None:
+            number = next_num_top(pairs.values[self.num_bottom :], threshold, num_top, self.num_top, self.max_top)
+            tracked = jnp.asarray(number, jnp.int32)
+        kept = put_tracked(pairs, num_top, self.num_bottom, places)
+        return TrackerState(kept, gauss, state.num_measurements + 1, tracked), record
+
+    def _check_once(self, op: LinearOperator, state: TrackerState, key: jax.Array) -> None:
+        count = state.num_measurements
+        if not self.check_operator or isinstance(count, jax.core.Tracer) or count > 0:
+            return
+        report = check_operator(op, key)
+        if report.finite and not report.ok:
+            raise ValueError(f"objective: {report.explain()}")
 
     def _extremes(
-        self, op: LinearOperator, key: jax.Array, start: Eigenpairs, num_top: int, num_bottom: int
-    ) -> Eigenpairs:
-        options: dict[str, Any] = {"tol": self.tol, "max_products": self.max_products, "driver": self.driver}
-        return extreme_eigenpairs(op, key, num_top=num_top, num_bottom=num_bottom, start=start, **options)
+        self, op: LinearOperator, key: jax.Array, start: Eigenpairs, check: PyTree, num_top: int, num_bottom: int
+    ) -> tuple[Eigenpairs, Spectrum]:
+        pairs = extreme_eigenpairs(
+            op,
+            key,
+            num_top=num_top,
+            num_bottom=num_bottom,
+            tol=self.tol,
+            max_products=self.max_products,
+            start=start,
+            check=check,
+            criterion=self.criterion,
+            basis_size=self.basis_size,
+            driver=self.driver,
+        )
+        return _aligned(pairs, start)
 
 
-def _empty_pairs(params: PyTree, num_pairs: int) -> Eigenpairs:
-    like = jax.eval_shape(tree.to_work, params)
-    dtype = jnp.result_type(*jax.tree.leaves(like))
-    vectors = jax.tree.map(lambda x: jnp.zeros((num_pairs, *x.shape), x.dtype), like)
-    zeros = jnp.zeros(num_pairs, dtype)
-    return Eigenpairs(zeros, vectors, zeros, jnp.zeros(num_pairs, bool), jnp.zeros((), jnp.int32), jnp.zeros((), dtype))
-
-
-def _spectrum(pairs: Eigenpairs) -> Spectrum:
-    return Spectrum(pairs.values, pairs.residual_norms, pairs.converged, pairs.num_products, pairs.orthogonality)
+@jax.jit
+def _aligned(pairs: Eigenpairs, previous: Eigenpairs) -> tuple[Eigenpairs, Spectrum]:
+    """The pairs with the signs of the vectors before, and their figures."""
+    products = jax.vmap(tree.vdot)(pairs.vectors, previous.vectors).astype(pairs.values.dtype)
+    products = jnp.where(jnp.isfinite(products), products, 0)
+    signs = jnp.where(products < 0, -1, 1)
+    vectors = jax.tree.map(lambda v: signs.reshape((-1,) + (1,) * (v.ndim - 1)).astype(v.dtype) * v, pairs.vectors)
+    spectrum = Spectrum(
+        values=pairs.values,
+        residual_norms=pairs.residual_norms,
+        value_errors=pairs.value_errors,
+        converged=pairs.converged,
+        overlaps=jnp.abs(products),
+        num_products=pairs.num_products,
+        orthogonality=pairs.orthogonality,
+        asymmetry=pairs.asymmetry,
+        jumped=pairs.jumped,
+    )
+    return dataclasses.replace(pairs, vectors=vectors), spectrum
 
 
 @partial(jax.jit, static_argnums=0)
-def _loss_and_gradient_norm(objective_fn: Any, params: PyTree, batch: Any) -> tuple[jax.Array, jax.Array]:
+def _loss_and_gradient(objective_fn: Any, params: PyTree, batch: Any) -> tuple[jax.Array, PyTree, jax.Array]:
     loss, gradient = jax.value_and_grad(objective_fn)(params, batch)
-    return loss, tree.norm(gradient)
+    return loss, gradient, tree.norm(gradient)

@@ -1,0 +1,127 @@
+"""Extreme eigenpairs with what is known of their errors."""
+
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._checks import check_same_struct
+from cljax._pytree import pytree_dataclass, static
+from cljax._typing import PyTree
+
+
+class Status(enum.IntEnum):
+    """What ended the search for a pair."""
+
+    CONVERGED = 0
+    """Its error is at most the tolerance."""
+    ROUNDING = 1
+    """Its residual is above the tolerance and at the level of rounding, 32 eps ‖A‖: no product would lower it."""
+    BUDGET = 2
+    """The products were used up before."""
+    NOT_FINITE = 3
+    """The operator gave NaN or infinity."""
+
+
+@pytree_dataclass
+class Eigenpairs:
+    """k extreme eigenpairs, bottom ones first.
+
+    Attributes:
+        values: (k,), ascending; Rayleigh quotients of ``vectors``.
+        vectors: a pytree with leaves (k, *shape), orthonormal, in float32 at least.
+        residual_norms: (k,), ‖A v − θ v‖ from the products that were taken: an eigenvalue lies within this of θ, up
+            to rounding of 32 eps ‖A‖.
+        value_errors: (k,), estimate of |θ − λ|: 2 residual² / distance to the nearest other Ritz value, at most the
+            residual. It takes that Ritz value for the nearest other eigenvalue: wrong where two eigenvalues nearer
+            than about √(tol) ‖A‖ are still seen as one.
+        status: (k,) int32, of ``Status``.
+        num_products: int32 scalar, all products used.
+        num_breakdowns: int32 scalar, how often the Krylov space was exhausted.
+        orthogonality: scalar, greatest entry of |Vᵀ V − I|; near eps it rules out one eigenvalue returned twice.
+        asymmetry: scalar, greatest |⟨u, A v⟩ − ⟨v, A u⟩| over all pairs of basis vectors, in units of A; above
+            rounding, the operator is not symmetric or not the same at each product.
+        jumped: scalar bool, whether a warm start found that the spectrum had changed too much for it.
+        guards: a pytree with leaves (g, *shape), the next vectors inwards, not converged, for the next warm start.
+        guard_values: (g,), their Rayleigh quotients.
+        block_size: start vectors: an eigenvalue of higher multiplicity may appear fewer times than it occurs.
+    """
+
+    values: jax.Array
+    vectors: PyTree
+    residual_norms: jax.Array
+    value_errors: jax.Array
+    status: jax.Array
+    num_products: jax.Array
+    num_breakdowns: jax.Array
+    orthogonality: jax.Array
+    asymmetry: jax.Array
+    jumped: jax.Array
+    guards: PyTree
+    guard_values: jax.Array
+    block_size: int = static(default=1)
+
+    @property
+    def converged(self) -> jax.Array:
+        """(k,) bool: the error by the criterion of the run is at most the tolerance, or at the level of rounding."""
+        return self.status <= Status.ROUNDING
+
+
+def num_guards(num_top: int, num_bottom: int, dimension: int) -> int:
+    """Vectors kept beside the wanted ones for a warm start: one for each end, where there is room."""
+    ends = (num_top > 0) + (num_bottom > 0)
+    return ends if num_top + num_bottom + ends <= dimension else 0
+
+
+def empty_pairs(struct: PyTree, num_top: int, num_bottom: int) -> Eigenpairs:
+    """Pairs of zeros, from which a warm start is a cold one.
+
+    Args:
+        struct: shapes and dtypes of the operator's vectors, arrays or ``jax.ShapeDtypeStruct``.
+        num_top: greatest eigenvalues.
+        num_bottom: least eigenvalues.
+
+    Returns:
+        The pairs, not converged, of the structure that ``extreme_eigenpairs`` returns.
+    """
+    like = jax.eval_shape(tree.to_work, struct)
+    dtype = jnp.result_type(*jax.tree.leaves(like))
+    pairs, guards = num_top + num_bottom, num_guards(num_top, num_bottom, tree.size(like))
+
+    def zeros(num: int) -> PyTree:
+        return jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), like)
+
+    none, count, scalar = jnp.zeros(pairs, dtype), jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
+    return Eigenpairs(
+        values=none,
+        vectors=zeros(pairs),
+        residual_norms=none,
+        value_errors=none,
+        status=jnp.full(pairs, Status.BUDGET, jnp.int32),
+        num_products=count,
+        num_breakdowns=count,
+        orthogonality=scalar,
+        asymmetry=scalar,
+        jumped=jnp.zeros((), bool),
+        guards=zeros(guards),
+        guard_values=jnp.zeros(guards, dtype),
+    )
+
+
+def check_start(start: Any, struct: PyTree) -> None:
+    """Require that ``start`` has vectors of ``struct``.
+
+    Args:
+        start: what the caller gave.
+        struct: shapes and dtypes of the operator's vectors.
+
+    Raises:
+        TypeError: if it is no ``Eigenpairs``.
+        ValueError: if its vectors are of another structure or shape.
+    """
+    if not isinstance(start, Eigenpairs):
+        raise TypeError(f"start: expected Eigenpairs of a previous call, got {type(start).__name__}")
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start.vectors)
+    check_same_struct("start.vectors", first, jax.eval_shape(tree.to_work, struct))

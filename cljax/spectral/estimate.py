@@ -1,0 +1,71 @@
+"""Means with their standard errors, from samples that may be tiny, huge or equal."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax._pytree import pytree_dataclass
+from cljax._typing import PyTree
+
+
+@pytree_dataclass
+class Estimate:
+    """What a stochastic estimator returns.
+
+    Attributes:
+        mean: the estimate: a scalar or, of a diagonal, a pytree like the operator's vectors; float32 at least.
+        standard_error: like ``mean``, not below its rounding, eps·|mean|; NaN where it cannot be known, from one probe.
+        num_products: int32 scalar, products used.
+        num_probes: int32 scalar, independent random vectors used.
+        converged: bool scalar, whether there was a tolerance and ‖standard_error‖ ≤ tol·‖mean‖ after at least
+            ``min_probes`` probes.
+    """
+
+    mean: PyTree
+    standard_error: PyTree
+    num_products: jax.Array
+    num_probes: jax.Array
+    converged: jax.Array
+
+
+def mean_and_error(samples: jax.Array, count: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    """Mean of the first samples and its standard error.
+
+    Args:
+        samples: (capacity,), the first ``count`` of them set.
+        count: how many.
+
+    Returns:
+        Scalars; the error is NaN for one sample and not below eps·|mean|.
+    """
+    used = jnp.arange(samples.shape[0]) < count
+    samples = jnp.where(used, samples, 0)
+    greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(samples)))
+    unit = jnp.where(greatest == 0, 1, greatest)  # squares of tiny and huge samples leave the range
+    count = jnp.asarray(count, samples.dtype)
+    mean = jnp.sum(samples / unit) / count
+    spread = jnp.sum(jnp.where(used, (samples / unit - mean) ** 2, 0))
+    error = standard_error(mean, spread, count)
+    return unit * mean, unit * error
+
+
+def standard_error(mean: jax.Array, spread: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Standard error of a mean, elementwise.
+
+    Args:
+        mean: of ``count`` samples.
+        spread: Σ (sample − mean)².
+        count: how many samples.
+
+    Returns:
+        √(spread / (count (count − 1))), not below eps·|mean|; NaN for one sample.
+    """
+    number = jnp.asarray(count, mean.dtype)
+    return jnp.maximum(jnp.sqrt(spread / (number * (number - 1))), jnp.finfo(mean.dtype).eps * jnp.abs(mean))
+
+
+def within(mean: PyTree, error: PyTree, tol: Any) -> jax.Array:
+    """Whether ‖error‖ ≤ tol·‖mean‖; never of NaN."""
+    return tree.norm(error) <= tol * tree.norm(mean)

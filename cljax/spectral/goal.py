@@ -1,0 +1,119 @@
+"""When a search for extreme eigenpairs is done, and where its next product goes."""
+
+import jax
+import jax.numpy as jnp
+
+from cljax._pytree import pytree_dataclass, static
+from cljax.spectral.krylov import KrylovState, krylov_turn
+from cljax.spectral.ritz import RitzPairs, ritz_pairs
+
+CRITERIA = ("residual", "value")
+JUMP = 0.8
+"""Change of a kept pair, in norms of the operator, above which a warm start is taken for a cold one."""
+CHECK_SHARE = 0.2
+"""Norm of the check direction in the first product after the kept vectors', against 1 of what they lack."""
+
+
+@pytree_dataclass
+class Goal:
+    """The pairs that a run looks for.
+
+    Attributes:
+        tol: scalar, relative tolerance.
+        previous: (k,), values of the kept vectors that the run starts from, bottom ones first.
+        warm: scalar bool, whether it starts from kept vectors: then they are multiplied first, and ``criterion``
+            "value" may end the run.
+        num_top: greatest eigenvalues wanted.
+        num_bottom: least eigenvalues wanted.
+        criterion: "residual" or "value": which error must be below the tolerance.
+        num_guards: kept vectors beside the wanted ones; the pending vector behind them is the check direction.
+        num_cold: random vectors that a cold run multiplies first.
+    """
+
+    tol: jax.Array
+    previous: jax.Array
+    warm: jax.Array
+    num_top: int = static()
+    num_bottom: int = static()
+    criterion: str = static(default="residual")
+    num_guards: int = static(default=0)
+    num_cold: int = static(default=1)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs wanted, k."""
+        return self.num_top + self.num_bottom
+
+
+def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState, jax.Array, jax.Array]:
+    """Judge a run, and turn its pending vectors so that the next product goes where it is needed most.
+
+    Args:
+        state: after at least one step.
+        goal: what is looked for.
+        jumped: scalar bool, whether an earlier look found that the spectrum has jumped since the kept vectors.
+
+    Returns:
+        The state with another first pending vector, whether the spectrum has jumped, and whether the run is done: all
+        pairs below the tolerance after enough products, or nothing finite left.
+    """
+    pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
+    at_kept = goal.warm & (state.num_products == goal.num_pairs)
+    scale = jnp.maximum(pairs.norm, jnp.max(jnp.abs(goal.previous)))
+    change = jnp.maximum(pairs.residual_norms, jnp.abs(pairs.values - goal.previous))
+    jumped |= at_kept & jnp.any(change > JUMP * scale)
+    errors = pairs.residual_norms
+    trusted = goal.warm & ~jumped
+    if goal.criterion == "value":
+        errors = jnp.where(trusted, pairs.value_errors, errors)
+    ratios = errors / residual_bound(pairs.values, pairs.norm, goal.tol)
+    quick = trusted if goal.criterion == "value" else jnp.array(False)
+    least = jnp.where(quick, goal.num_pairs + 1, min_steps(goal.num_pairs))
+    enough = (state.num_products >= least) | (state.used >= _dimension(state))
+    done = (enough & jnp.all(ratios <= 1)) | ~jnp.isfinite(pairs.norm)
+    return _turn(state, goal, jumped, pairs, ratios), jumped, done
+
+
+def _dimension(state: KrylovState) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state.vector))
+
+
+def _turn(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPairs, ratios: jax.Array) -> KrylovState:
+    if state.width == 1:
+        return state
+    target = jnp.argmax(jnp.where(jnp.isnan(ratios), -1, ratios))
+    settled = jnp.all(ratios <= 1)  # then what is left of the least products goes where least is known
+    coefficients = jnp.where(settled, pairs.least_known, pairs.coefficients[target])
+    rows = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, state.width)
+    coupling = jnp.matmul(rows, coefficients, precision=jax.lax.Precision.HIGHEST)
+    # as in Davidson's method: what a pending vector adds to a pair grows as its own value comes near the pair's
+    sign = jnp.where(target < goal.num_bottom, -1, 1).astype(coupling.dtype)
+    shifted = sign * (pairs.values[target] * jnp.eye(state.width, dtype=coupling.dtype) - state.guess)
+    distances, axes = jnp.linalg.eigh(shifted)
+    direction = axes @ ((axes.T @ coupling) / jnp.maximum(distances, 0.05 * pairs.norm))
+    if goal.num_guards + 1 < state.width:
+        check = jax.nn.one_hot(goal.num_guards, state.width, dtype=direction.dtype)
+        length = jnp.linalg.norm(direction)
+        with_check = jnp.where(settled, 0, direction / jnp.where(length > 0, length, 1))
+        with_check = with_check + jnp.where(jumped | settled, 1, CHECK_SHARE) * check
+        now = goal.warm & (state.num_products == goal.num_pairs)
+        direction = jnp.where(now, with_check, direction)
+    waiting = state.num_products < jnp.where(goal.warm, goal.num_pairs, goal.num_cold)
+    return krylov_turn(state, jnp.where(waiting, 0, direction))
+
+
+def residual_bound(values: jax.Array, norm: jax.Array, tol: jax.Array | float) -> jax.Array:
+    """Residual norms that count as converged: tol·|θ|, but not below what rounding allows, 32 eps ‖A‖."""
+    return jnp.maximum(tol * jnp.abs(values), 32 * jnp.finfo(values.dtype).eps * norm)
+
+
+def check_due(num_products: int | jax.Array, goal: Goal, width: int) -> bool | jax.Array:
+    """Whether a run is looked at after this product: with several pending vectors always, else less often later on."""
+    if width > 1:
+        return num_products > 0
+    return (num_products >= min_steps(goal.num_pairs)) & ((num_products <= 12) | (num_products % 4 == 0))
+
+
+def min_steps(num_pairs: int) -> int:
+    """Products before a run may stop: it must have the chance to find what its start hides."""
+    return num_pairs + 3

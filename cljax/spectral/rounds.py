@@ -1,0 +1,195 @@
+"""Rounds of a stochastic estimator, repeated until the standard error meets the tolerance.
+
+A round is a few products; after each one an update takes the product in and says what to multiply next. As for Lanczos
+there are two drivers, one compiled loop and a host loop of compiled pieces, around the same updates. The standard error
+is looked at on a geometric schedule: chance gets few tries to stop a run early, and a look may cost as much as a
+product. The price is a fifth more probes than needed, at most.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+
+from cljax import tree
+from cljax._checks import check_key, check_positive_int, check_tol
+from cljax._typing import PyTree
+from cljax.curvature.base import LinearOperator, check_symmetric
+from cljax.spectral.driver import apply_product, linearized
+from cljax.spectral.estimate import Estimate, within
+
+_GROWTH = 1.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """What makes one estimator; its functions belong to a module, so that programs are found again.
+
+    Attributes:
+        updates: functions ``(state, product) -> state``, one for each product of a round; a state is a frozen dataclass
+            with ``vector``, what to multiply next, and ``count``, the rounds done.
+        estimate: ``state -> (mean, standard_error)``.
+    """
+
+    updates: tuple[Callable[[Any, PyTree], Any], ...]
+    estimate: Callable[[Any], tuple[PyTree, PyTree]]
+
+
+def check_arguments(op: Any, key: Any, tol: Any, max_products: Any, min_probes: Any) -> tuple[int, int]:
+    """Check what all stochastic estimators take.
+
+    Args:
+        op: symmetric operator.
+        key: typed PRNG key.
+        tol: None or a relative tolerance.
+        max_products: at least 1.
+        min_probes: at least 2.
+
+    Returns:
+        The two numbers as ints.
+    """
+    check_symmetric("op", op)
+    check_key("key", key)
+    if tol is not None:
+        check_tol("tol", tol)
+    return check_positive_int("max_products", max_products), check_positive_int("min_probes", min_probes, 2)
+
+
+def probe_like(key: jax.Array, index: jax.Array | int, like: PyTree, distribution: str) -> PyTree:
+    """Probe number ``index`` of a run, the same whenever it is asked for, in accumulation dtypes."""
+    like = jax.eval_shape(tree.to_work, like)
+    return tree.random_like(jax.random.fold_in(key, index), like, distribution)
+
+
+def first_probe(op: LinearOperator, key: jax.Array, distribution: str) -> PyTree:
+    """Probe 0, in the shardings of the operator's vectors."""
+    return tree.place_like(probe_like(key, 0, op.struct, distribution), op.struct)
+
+
+def sum_terms(term: Callable[[jax.Array], jax.Array], count: jax.Array, like: jax.Array) -> jax.Array:
+    """Σ term(i) over i < count in a loop of fixed length, so that reverse mode can pass; each recomputed, not stored.
+
+    Args:
+        term: index -> scalar.
+        count: how many terms.
+        like: array whose first axis is the most that there can be, in the dtype of the terms.
+
+    Returns:
+        The sum.
+    """
+    zero = jnp.zeros((), like.dtype)
+
+    def add(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        return total + jax.lax.cond(i < count, lambda: term(i).astype(like.dtype), lambda: zero), None
+
+    return jax.lax.scan(jax.checkpoint(add), zero, jnp.arange(like.shape[0]))[0]
+
+
+def run_rounds(
+    driver: Any, op: LinearOperator, state: Any, scheme: Scheme, tol: Any, num_rounds: int, min_rounds: int
+) -> tuple[Any, Estimate]:
+    """Repeat rounds until the standard error meets the tolerance, or ``num_rounds`` of them.
+
+    Args:
+        driver: from ``choose_driver``.
+        op: symmetric operator.
+        state: the state before the first round; the host driver gives its memory away.
+        scheme: the estimator.
+        tol: None for all rounds, or a tolerance relative to the estimate.
+        num_rounds: static, most rounds.
+        min_rounds: static, rounds before the first look at the error.
+
+    Returns:
+        The last state and the estimate.
+    """
+    shardings = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(op.struct))
+    looks = () if tol is None else _looks(num_rounds, min_rounds)
+    target = 0.0 if tol is None else tol
+    if driver == "compiled":
+        state = _compiled(op, state, target, scheme, num_rounds, looks, shardings)
+    else:
+        state = _host(op, state, target, scheme, num_rounds, looks, shardings)
+    return state, _finish(state, target, scheme, bool(looks), min_rounds)
+
+
+def _looks(num_rounds: int, min_rounds: int) -> tuple[int, ...]:
+    """After which rounds the error is looked at."""
+    looks = [min(min_rounds, num_rounds)]
+    while looks[-1] < num_rounds:
+        looks.append(min(max(looks[-1] + 1, int(_GROWTH * looks[-1])), num_rounds))
+    return tuple(looks)
+
+
+@partial(jax.jit, static_argnames=("scheme", "num_rounds", "looks", "shardings"))
+def _compiled(
+    op: LinearOperator, state: Any, tol: Any, scheme: Scheme, num_rounds: int, looks: tuple[int, ...], shardings: Any
+) -> Any:
+    product, struct = op.linearize(), op.struct
+
+    def one_round(_: Any, state: Any) -> Any:
+        for update in scheme.updates:
+            state = _update(state, product(tree.cast_like(state.vector, struct)), update, shardings)
+        return state
+
+    if not looks:
+        return jax.lax.fori_loop(0, num_rounds, one_round, state)
+    due = np.isin(np.arange(num_rounds + 1), looks)
+
+    def step(carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        state = one_round(None, carry[0])
+        look = jnp.asarray(due)[state.count]
+        return state, jax.lax.cond(look, lambda: _settled(state, tol, scheme), lambda: jnp.array(False))
+
+    def go_on(carry: tuple[Any, jax.Array]) -> jax.Array:
+        return ~carry[1] & (carry[0].count < num_rounds)
+
+    return jax.lax.while_loop(go_on, step, (state, jnp.array(False)))[0]
+
+
+def _host(
+    op: LinearOperator, state: Any, tol: Any, scheme: Scheme, num_rounds: int, looks: tuple[int, ...], shardings: Any
+) -> Any:
+    product, struct = linearized(op), op.struct
+    for done in range(1, num_rounds + 1):
+        for update in scheme.updates:
+            state = _update_jit(state, apply_product(product, struct, state.vector), update, shardings)
+        if done in looks and _settled_jit(state, tol, scheme):
+            break
+    return state
+
+
+def _update(state: Any, product: PyTree, update: Callable[[Any, PyTree], Any], shardings: Any) -> Any:
+    state = update(state, tree.to_work(product))
+    leaves, treedef = jax.tree.flatten(state.vector)
+    vector = jax.tree.unflatten(treedef, [_keep(x, sharding) for x, sharding in zip(leaves, shardings, strict=True)])
+    return dataclasses.replace(state, vector=vector)
+
+
+def _keep(x: jax.Array, sharding: Any) -> jax.Array:
+    if not isinstance(sharding, NamedSharding):
+        return x
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        return jax.sharding.reshard(x, sharding)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def _settled(state: Any, tol: Any, scheme: Scheme) -> jax.Array:
+    """Whether the tolerance is met, or nothing finite is left to estimate."""
+    mean, error = scheme.estimate(state)
+    return within(mean, error, tol) | ~jnp.isfinite(tree.norm(mean))
+
+
+_update_jit = jax.jit(_update, static_argnames=("update", "shardings"), donate_argnums=0)
+_settled_jit = jax.jit(_settled, static_argnames="scheme")
+
+
+@partial(jax.jit, static_argnames=("scheme", "has_tol", "min_rounds"))
+def _finish(state: Any, tol: Any, scheme: Scheme, has_tol: bool, min_rounds: int) -> Estimate:
+    mean, error = scheme.estimate(state)
+    converged = within(mean, error, tol) & (state.count >= min_rounds) if has_tol else jnp.array(False)
+    return Estimate(mean, error, len(scheme.updates) * state.count, state.count, converged)

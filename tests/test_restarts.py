@@ -1,0 +1,158 @@
+"""Bounded bases, blocks, warm starts and guards: the same eigenvalues by other ways, and honest status."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import spectral
+from cljax.spectral.driver import run_krylov
+from cljax.spectral.krylov import krylov_start, krylov_turn
+from cljax.spectral.restart import compress
+from cljax.spectral.ritz import ritz_pairs
+from tests.oracles import eps
+from tests.test_extremes import check
+from tests.test_lanczos import DRIVERS, operator, random_symmetric
+
+
+def dense_state(state):
+    """The basis and the projected operator of a state as matrices, columns in the order of the basis."""
+    return np.asarray(state.basis).T, np.asarray(state.matrix), int(state.used)
+
+
+def relation_error(state, matrix):
+    """Greatest entry of A Q − Q K over the used columns."""
+    Q, K, used = dense_state(state)
+    return np.abs(matrix @ Q[:, :used] - Q @ K[:, :used]).max()
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_relation_holds_from_any_number_of_start_vectors(width):
+    matrix = random_symmetric(np.linspace(-1, 2, 40)).astype(np.float32)
+    vectors = jax.random.normal(jax.random.key(0), (width, 40))
+    state, _ = run_krylov("host", operator(matrix), vectors, jax.random.key(1), 12)
+    bound = 8 * eps(jnp.float32) * np.sqrt(40) * 12
+    assert relation_error(state, matrix) <= bound * 2
+    Q = dense_state(state)[0][:, : 12 + width]
+    assert np.abs(Q.T @ Q - np.eye(12 + width)).max() <= bound
+
+
+def test_turning_and_compressing_keep_the_relation():
+    matrix = random_symmetric(np.linspace(-1, 2, 40)).astype(np.float32)
+    vectors = jax.random.normal(jax.random.key(0), (3, 40))
+    state, _ = run_krylov("host", operator(matrix), vectors, jax.random.key(1), 12)
+    bound = 16 * eps(jnp.float32) * np.sqrt(40) * 12
+    turned = krylov_turn(state, jnp.array([0.3, -2.0, 1.0]))
+    assert relation_error(turned, matrix) <= bound
+    before = np.asarray(state.basis)[12:15]
+    expected = np.array([0.3, -2.0, 1.0]) @ before / np.linalg.norm([0.3, -2.0, 1.0])
+    assert np.abs(np.abs(np.asarray(turned.vector) @ expected) - 1) <= bound
+    pairs = ritz_pairs(turned, 3, 2)
+    less = compress(turned, 3, 2)
+    assert int(less.used) == 5
+    assert relation_error(less, matrix) <= bound
+    again = ritz_pairs(less, 3, 2)
+    np.testing.assert_allclose(again.values, pairs.values, atol=bound)
+    np.testing.assert_allclose(again.residual_norms, pairs.residual_norms, atol=bound)
+
+
+def test_turn_by_nothing_and_by_nan_changes_nothing():
+    state = krylov_start(jax.random.normal(jax.random.key(0), (3, 9)), jax.random.key(1), 6, True)
+    for direction in (jnp.zeros(3), jnp.array([1.0, jnp.nan, 0.0])):
+        assert np.array_equal(krylov_turn(state, direction).basis, state.basis)
+
+
+@DRIVERS
+def test_a_small_basis_finds_the_same(driver):
+    matrix = random_symmetric(np.r_[np.linspace(-1, 1, 148), 1.3, -1.4])
+    pairs = spectral.extreme_eigenpairs(
+        operator(matrix),
+        jax.random.key(0),
+        num_top=2,
+        num_bottom=1,
+        tol=1e-4,
+        max_products=200,
+        basis_size=14,
+        driver=driver,
+    )
+    check(pairs, matrix, 2, 1)
+    assert pairs.num_products > 14
+
+
+def test_a_small_basis_and_few_products_end_with_status_budget():
+    matrix = random_symmetric(np.linspace(-1, 1, 150))
+    pairs = spectral.extreme_eigenpairs(
+        operator(matrix), jax.random.key(0), num_top=2, tol=1e-6, max_products=40, basis_size=12
+    )
+    assert pairs.num_products == 40
+    assert set(np.asarray(pairs.status)) == {spectral.Status.BUDGET}
+    exact = np.linalg.eigvalsh(matrix)
+    assert all(np.abs(exact - value).min() <= residual for value, residual in zip(pairs.values, pairs.residual_norms))
+
+
+def test_a_block_finds_an_eigenvalue_as_often_as_it_occurs():
+    matrix = random_symmetric(np.r_[5.0, 5.0, 5.0, np.linspace(-1, 1, 97)])
+    pairs = spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), num_top=3, tol=1e-5, block_size=3)
+    check(pairs, matrix, 3, 0)
+    assert pairs.block_size == 3
+
+
+def test_value_errors_hold_where_the_gap_is_known():
+    matrix = random_symmetric(np.r_[4.0, 3.0, np.linspace(-1, 1, 98)])
+    cold = spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), num_top=1)
+    noise = random_symmetric(np.linspace(-0.1, 0.1, 100), seed=2)
+    moved = matrix + noise
+    warm = spectral.extreme_eigenpairs(operator(moved), jax.random.key(1), num_top=1, start=cold, criterion="value")
+    error = abs(float(warm.values[0]) - np.linalg.eigvalsh(moved)[-1])
+    rounding = 32 * eps(jnp.float32) * 4
+    assert error <= float(warm.value_errors[0]) + rounding
+    assert warm.value_errors[0] <= 1e-3 * warm.values[0]
+    assert warm.value_errors[0] <= warm.residual_norms[0]
+    assert warm.num_products <= 5
+    assert not warm.jumped
+    fully = spectral.extreme_eigenpairs(operator(moved), jax.random.key(1), num_top=1, start=cold)
+    assert warm.num_products < fully.num_products
+
+
+@pytest.mark.parametrize("criterion", ["residual", "value"])
+def test_a_jump_is_noticed_and_costs_a_cold_start(criterion):
+    rng = np.random.default_rng(0)
+    base = random_symmetric(np.r_[10.0, 8.0, rng.uniform(-1, 1, 198)])
+    cold = spectral.extreme_eigenpairs(operator(base), jax.random.key(0), num_top=2)
+    other = random_symmetric(np.r_[10.0, 8.0, rng.uniform(-1, 1, 198)], seed=5)
+    pairs = spectral.extreme_eigenpairs(operator(other), jax.random.key(1), num_top=2, start=cold, criterion=criterion)
+    assert pairs.jumped
+    check(pairs, other, 2, 0)
+
+
+def test_the_check_direction_shows_what_is_new():
+    """A new top eigenvector, orthogonal to all kept vectors, of which the check direction has a tenth."""
+    rng = np.random.default_rng(0)
+    base = random_symmetric(np.r_[10.0, 8.0, rng.uniform(-1, 1, 998)])
+    start = spectral.extreme_eigenpairs(operator(base), jax.random.key(0), num_top=1)
+    hidden = rng.standard_normal(1000)
+    kept = np.concatenate([np.asarray(start.vectors), np.asarray(start.guards)])
+    hidden -= kept.T @ (kept @ hidden)
+    hidden /= np.linalg.norm(hidden)
+    risen = base + 15 * np.outer(hidden, hidden)
+    noise = rng.standard_normal(1000)
+    direction = 0.1 * hidden + noise / np.linalg.norm(noise)
+    pairs = spectral.extreme_eigenpairs(
+        operator(risen), jax.random.key(1), start=start, check=jnp.asarray(direction, jnp.float32), tol=1e-4
+    )
+    check(pairs, risen, 1, 0)
+
+
+def test_other_numbers_of_pairs_start_from_what_there_is():
+    matrix = random_symmetric(np.r_[10.0, 8.0, 6.0, np.linspace(-1, 1, 97)])
+    one = spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), num_top=1)
+    check(spectral.extreme_eigenpairs(operator(matrix), jax.random.key(1), num_top=3, start=one), matrix, 3, 0)
+
+
+def test_an_operator_that_is_not_symmetric_is_told():
+    matrix = random_symmetric(np.linspace(-1, 1, 30))
+    good = spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), max_products=20)
+    assert good.asymmetry <= 8 * eps(jnp.float32) * 30
+    skew = np.triu(np.full((30, 30), 0.01), 1)
+    bad = spectral.extreme_eigenpairs(operator(matrix + skew - skew.T), jax.random.key(0), max_products=20)
+    assert bad.asymmetry > 1e-3
