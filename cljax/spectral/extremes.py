@@ -1,5 +1,6 @@
 """Extreme eigenpairs at both ends of the spectrum, from one Krylov space, with their measured residuals."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
+from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative
 from cljax.spectral.driver import choose_driver, run_krylov
 from cljax.spectral.eigenpairs import Eigenpairs, Status, check_start, num_guards
 from cljax.spectral.goal import CRITERIA, Goal, min_steps, residual_bound
@@ -65,7 +67,8 @@ def extreme_eigenpairs(
             "auto".
 
     Returns:
-        The pairs with residuals and status. NaN in the operator gives NaN values, not converged.
+        The pairs with residuals and status. NaN in the operator gives NaN values, not converged. Values are
+        differentiable in what the operator is made of, dθ = vᵀ dA v, where they are simple; nothing else is.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, num_top + num_bottom is below 1 or above n,
@@ -101,6 +104,7 @@ def extreme_eigenpairs(
     if check is not None:
         check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
     start_key, run_key = jax.random.split(key)
+    op, given = without_derivative(op), op
     chosen = choose_driver(driver, op, key, start)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
     if start is None:
@@ -114,6 +118,8 @@ def extreme_eigenpairs(
     steps = max_products if basis_size is not None else min(max_products, dimension)
     state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, basis_size)
     pairs = _finish(state, goal, jumped, jnp.asarray(tol, state.matrix.dtype), block_size if start is None else 1)
+    if is_traced(given):
+        pairs = dataclasses.replace(pairs, values=with_derivative(pairs.values, pairs.vectors, given))
     return _placed(pairs, op.struct)
 
 
@@ -226,7 +232,5 @@ def _finish(state: KrylovState, goal: Goal, jumped: jax.Array, tol: jax.Array, b
 
 
 def _placed(pairs: Eigenpairs, struct: PyTree) -> Eigenpairs:
-    fields = {name: getattr(pairs, name) for name in pairs.__dataclass_fields__}
-    fields["vectors"] = tree.place_like(pairs.vectors, struct, leading_axes=1)
-    fields["guards"] = tree.place_like(pairs.guards, struct, leading_axes=1)
-    return Eigenpairs(**fields)
+    vectors, guards = (tree.place_like(x, struct, leading_axes=1) for x in (pairs.vectors, pairs.guards))
+    return dataclasses.replace(pairs, vectors=vectors, guards=guards)
