@@ -69,7 +69,7 @@ def preconditioner(
         >>> from cljax import training
         >>> optimizer, params = optax.adam(0.1, eps=0.0), jnp.zeros(2)
         >>> updates, state = optimizer.update(jnp.array([3.0, -4.0]), optimizer.init(params))
-        >>> [round(x, 5) for x in training.preconditioner(state, eps=0.0).tolist()]
+        >>> [round(x, 3) for x in training.preconditioner(state, eps=0.0).tolist()]
         [3.0, 4.0]
 
     References:
