@@ -132,6 +132,17 @@ def test_sampled_ones_do_not_depend_on_the_microbatches_but_on_the_key():
     assert report.ok, report.explain()
 
 
+def test_equal_examples_draw_targets_of_their_own():
+    case = problem("linear-squared")
+    found = []
+    for copies in (1, 2):
+        x, y = (jnp.repeat(a[:1], copies, axis=0) for a in (case.batch.inputs, case.batch.targets))
+        op = curvature.fisher(case.apply_fn, case.loss, case.params, cljax.Batch(x, y), kind="monte_carlo", key=KEY)
+        found.append(np.asarray(curvature.to_dense(op)))
+    assert np.linalg.matrix_rank(found[0]) == 1
+    assert np.linalg.matrix_rank(found[1]) == 2
+
+
 def test_arguments_are_checked():
     case = problem("weighted")
     arguments = (case.apply_fn, case.loss, case.params, case.batch)
