@@ -168,7 +168,7 @@ def _report(result: RunResult, console: Console) -> None:
     num_ends = len(result.rows) * ((config.num_top > 0) + (config.num_bottom > 0) + 1)
     if failed:
         console.print(
-            f"note: {failed} of {num_ends} ends of spectra have a residual above --tol "
+            f"note: {failed} of {num_ends} ends of spectra have an error above --tol "
             f"{config.tol:g} (× in the plots); more --max-products would lower it",
             soft_wrap=True,
             highlight=False,

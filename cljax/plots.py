@@ -183,12 +183,14 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     steps = _column(rows, "step")
     for end, ax, color in (("top", top, _BLUE), ("bottom", bottom, _RED)):
-        num = len(rows[0][f"hessian_{end}"])
+        num = max(len(row[f"hessian_{end}"]) for row in rows)
         for index in range(num):
-            values = np.array([row[f"hessian_{end}"][index] for row in rows])
+            # a tracked set may grow and shrink: nothing is drawn where an eigenvalue was not tracked
+            tracked = [index < len(row[f"hessian_{end}"]) for row in rows]
+            values = np.array([row[f"hessian_{end}"][index] if here else np.nan for row, here in zip(rows, tracked)])
             label = f"Hessian, {'greatest' if end == 'top' else 'least'} {num if num > 1 else ''}".rstrip()
             ax.plot(steps, values, color=color, alpha=1 - 0.6 * index / num, label=f"_{label}" if index else label)
-            failed = np.array([not row[f"hessian_{end}_converged"][index] for row in rows])
+            failed = np.array([here and not row[f"hessian_{end}_converged"][index] for row, here in zip(rows, tracked)])
             ax.plot(steps[failed], values[failed], "x", color=color, label="_not converged")
     if "gauss_newton_top" in rows[0]:
         top.plot(steps, _column(rows, "gauss_newton_top"), color=_ORANGE, ls="-.", label="Gauss-Newton, greatest")
@@ -206,7 +208,7 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
     top.set_title(f"{title}: extreme eigenvalues", loc="left")
     bottom.axhline(0, color=_GREY, lw=0.8)
     bottom.set_ylabel("[loss / parameter²]")
-    bottom.set_xlabel("step  (× : residual above tolerance)")
+    bottom.set_xlabel("step  (× : error above tolerance)")
     top.legend(ncols=2)
     if rows[0]["hessian_bottom"]:
         bottom.legend()

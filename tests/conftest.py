@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        "--xla_backend_optimization_level=0",  # the tests compile thousands of small programs and run each once
     ]
 )
 

@@ -72,7 +72,7 @@ def test_a_small_basis_finds_the_same(driver):
         num_bottom=1,
         tol=1e-4,
         max_products=200,
-        basis_size=14,
+        memory=spectral.Memory(basis_size=14),
         driver=driver,
     )
     check(pairs, matrix, 2, 1)
@@ -82,7 +82,7 @@ def test_a_small_basis_finds_the_same(driver):
 def test_a_small_basis_and_few_products_end_with_status_budget():
     matrix = random_symmetric(np.linspace(-1, 1, 150))
     pairs = spectral.extreme_eigenpairs(
-        operator(matrix), jax.random.key(0), num_top=2, tol=1e-6, max_products=40, basis_size=12
+        operator(matrix), jax.random.key(0), num_top=2, tol=1e-6, max_products=40, memory=spectral.Memory(basis_size=12)
     )
     assert pairs.num_products == 40
     assert set(np.asarray(pairs.status)) == {spectral.Status.BUDGET}

@@ -152,8 +152,8 @@ def test_wrong_input():
         training.Tracker(mlp, SHANNON, num_top=0, num_bottom=0)
     with pytest.raises(ValueError, match=r"expected 1 to 2, .*got 2 \+ 1"):
         training.Tracker(mlp, SHANNON, num_top=2).init(jnp.ones(2))
-    with pytest.raises(ValueError, match="max_products: expected an integer of at least 7, got 6"):
-        training.Tracker(mlp, SHANNON, max_products=6).init(params)
+    with pytest.raises(ValueError, match="max_products: expected an integer of at least 5, got 4"):
+        training.Tracker(mlp, SHANNON, max_products=4).init(params)
     with pytest.raises(TypeError, match="params"):
         tracker.init({"w": jnp.ones(3, int)})
     with pytest.raises(TypeError, match="key"):

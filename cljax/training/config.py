@@ -12,6 +12,7 @@ import numpy as np
 from cljax._checks import check_positive_int
 
 SCHEDULES = ("cosine", "constant")
+CRITERIA = ("value", "residual")
 _GREATEST = float(np.finfo(np.float32).max)
 LOSSES = ("shannon", "squared", "bernoulli", "sparsemax", "poisson")
 
@@ -42,8 +43,12 @@ class RunConfig:
         eval_examples: most examples for training and for test loss and accuracy.
         num_top: greatest Hessian eigenvalues tracked.
         num_bottom: least Hessian eigenvalues tracked.
-        tol: relative residual at which an eigenvalue counts as converged.
+        track_above: track all Hessian eigenvalues above this multiple of 2 / learning rate, not only num_top.
+        max_top: up to how many then.
+        tol: relative error at which an eigenvalue counts as converged.
+        criterion: the error that decides; value is the eigenvalue's own, estimated, and residual an upper bound of it.
         max_products: most Hessian products in a measurement.
+        basis_size: most Lanczos vectors kept in a measurement; as many as max_products where not given.
         microbatch_size: examples differentiated at a time in a product; all of measure_examples where not given.
         checkpoint_every: steps from one checkpoint to the next; the last step always has one.
         keep_checkpoints: how many checkpoints are kept.
@@ -74,8 +79,12 @@ class RunConfig:
     eval_examples: int = 2000
     num_top: int = 3
     num_bottom: int = 1
+    track_above: float | None = None
+    max_top: int = 16
     tol: float = 1e-3
+    criterion: Literal["value", "residual"] = "value"
     max_products: int = 100
+    basis_size: int | None = None
     microbatch_size: int | None = None
     checkpoint_every: int = 100
     keep_checkpoints: int = 3
@@ -115,6 +124,12 @@ class RunConfig:
             raise ValueError(f"schedule: expected one of {list(SCHEDULES)}, got {self.schedule!r}")
         if self.warmup_steps >= self.num_steps:
             raise ValueError(f"warmup_steps: expected fewer than num_steps {self.num_steps}, got {self.warmup_steps}")
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion: expected one of {list(CRITERIA)}, got {self.criterion!r}")
+        if self.track_above is not None and not 0 < self.track_above < math.inf:
+            raise ValueError(f"track_above: expected a positive finite number, got {self.track_above}")
+        if self.track_above is not None and self.max_top < max(self.num_top, 1):
+            raise ValueError(f"max_top: expected at least num_top {self.num_top}, got {self.max_top}")
         if not self.num_top + self.num_bottom:
             raise ValueError("num_top + num_bottom: expected at least 1 eigenvalue to track, got 0")
 

@@ -192,15 +192,17 @@ def measure(run: Run, state: RunState, step: int, seconds_training: float) -> tu
     started = time.perf_counter()
     config, params = run.config, state.train.params
     key = jax.random.fold_in(state.key, step)
-    tracked, record = run.tracker.measure(state.tracker, params, run.curvature_batch, key)
+    learning_rate = float(run.schedule(step))
+    two_over_lr = 2 / learning_rate if learning_rate > 0 else math.inf
+    threshold = None if config.track_above is None else config.track_above * two_over_lr
+    tracked, record = run.tracker.measure(state.tracker, params, run.curvature_batch, key, threshold=threshold)
     train_loss, train_accuracy = evaluate(run.apply_fn, run.loss, params, run.train_eval)
     test_loss, test_accuracy = evaluate(run.apply_fn, run.loss, params, run.test_eval)
-    learning_rate = float(run.schedule(step))
     row = {
         "step": step,
         "epoch": step / run.batches.steps_per_epoch,
         "learning_rate": learning_rate,
-        "two_over_lr": 2 / learning_rate if learning_rate > 0 else math.inf,
+        "two_over_lr": two_over_lr,
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
         "test_loss": test_loss,

@@ -38,12 +38,17 @@ def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
     for end in ("top", "bottom"):
         fields[f"hessian_{end}"] = spectrum.values[ends[end]].tolist()
         fields[f"hessian_{end}_residual"] = spectrum.residual_norms[ends[end]].tolist()
+        fields[f"hessian_{end}_error"] = spectrum.value_errors[ends[end]].tolist()
         fields[f"hessian_{end}_converged"] = spectrum.converged[ends[end]].tolist()
+        fields[f"hessian_{end}_overlap"] = spectrum.overlaps[ends[end]].tolist()
     fields["hessian_products"] = int(spectrum.num_products)
     fields["hessian_orthogonality"] = float(spectrum.orthogonality)
+    fields["hessian_asymmetry"] = float(spectrum.asymmetry)
+    fields["hessian_jumped"] = bool(spectrum.jumped)
     if host.gauss_newton is not None:
         fields["gauss_newton_top"] = float(host.gauss_newton.values[-1])
         fields["gauss_newton_residual"] = float(host.gauss_newton.residual_norms[-1])
+        fields["gauss_newton_error"] = float(host.gauss_newton.value_errors[-1])
         fields["gauss_newton_converged"] = bool(host.gauss_newton.converged[-1])
         fields["gauss_newton_products"] = int(host.gauss_newton.num_products)
     for name in ("structure_min", "structure_max", "structure_spread"):

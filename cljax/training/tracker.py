@@ -21,6 +21,7 @@ from cljax.spectral.driver import choose_driver
 from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs
 from cljax.spectral.extremes import check_sizes, extreme_eigenpairs
 from cljax.spectral.goal import CRITERIA
+from cljax.spectral.memory import Memory
 from cljax.theory.gradient_energy import gradient_energy
 from cljax.theory.structure import structure_extremes
 from cljax.training.record import Record, Spectrum, TrackerState
@@ -235,7 +236,7 @@ class Tracker:
             start=start,
             check=check,
             criterion=self.criterion,
-            basis_size=self.basis_size,
+            memory=Memory(self.basis_size),
             driver=self.driver,
         )
         return _aligned(pairs, start)
