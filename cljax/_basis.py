@@ -119,7 +119,7 @@ def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:
         axes = tuple(range(1, q.ndim))
         v = v.reshape(q.shape[1:])
         if q.dtype == _BITS:
-            return jnp.sum(_values(q, v.dtype) * v[None], axis=axes)
+            return jax.lax.map(lambda row: jnp.sum(_values(row, v.dtype) * v), q)
         return jnp.tensordot(q, v, (axes, tuple(a - 1 for a in axes)), precision=_HIGHEST)
 
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, basis, vector)))
@@ -154,7 +154,7 @@ def _stored(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def _combined(coefficients: jax.Array, q: jax.Array) -> jax.Array:
-    """Combinations in the dtype of the coefficients, (m,) or (k, m): vector after vector, each widened as it is read."""
+    """Combinations in the dtype of the coefficients, (m,) or (k, m), vector after vector, each widened when read."""
 
     def add(index: jax.Array, total: jax.Array) -> jax.Array:
         row = _values(jax.lax.dynamic_index_in_dim(q, index, keepdims=False), total.dtype)

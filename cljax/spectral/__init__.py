@@ -10,9 +10,11 @@ from cljax.spectral.eigenvalue_count import eigenvalue_count
 from cljax.spectral.estimate import Estimate
 from cljax.spectral.extremes import extreme_eigenpairs
 from cljax.spectral.functions import FunctionProduct, apply_function
+from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.lanczos import LanczosResult, lanczos
 from cljax.spectral.log_density import LogDensity
 from cljax.spectral.log_determinant import log_determinant
+from cljax.spectral.memory import Memory
 from cljax.spectral.norms import frobenius_norm
 from cljax.spectral.trace import trace
 
@@ -21,8 +23,10 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "FunctionProduct",
+    "HostLoop",
     "LanczosResult",
     "LogDensity",
+    "Memory",
     "SpectralDensity",
     "Status",
     "apply_function",

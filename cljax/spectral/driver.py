@@ -2,8 +2,8 @@
 
 The compiled loop never waits for the host, which costs over half of the time on an accelerator. The host loop is for
 XLA's CPU backend, which runs a convolution inside of a loop body about four times slower than outside, and for
-operators whose products run on the host; it grows the basis only as far as the run needs. Both take the same steps, so
-they agree up to rounding.
+operators whose products run on the host; it grows the basis only as far as the run needs, and can show progress, be
+saved and keep its basis on the host. Both take the same steps, so they agree up to rounding.
 """
 
 from functools import partial
@@ -16,18 +16,21 @@ from cljax import tree
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.goal import Goal, check_due, look
-from cljax.spectral.krylov import KrylovState, krylov_grow, krylov_start, krylov_step, krylov_update
+from cljax.spectral.host_driver import run_on_host
+from cljax.spectral.host_loop import HostLoop
+from cljax.spectral.krylov import KrylovState, krylov_start, krylov_step
+from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.restart import compress, num_kept
+from cljax.spectral.run_file import fingerprint
 
 DRIVERS = ("auto", "compiled", "host")
-_FIRST_CAPACITY = 16
 
 
 def choose_driver(driver: Any, *arrays: Any) -> str:
     """Which of the two loops runs.
 
     Args:
-        driver: "auto", "compiled" or "host".
+        driver: "auto", "compiled", "host", or a ``HostLoop`` without options.
         *arrays: operators and pytrees of everything that the run takes; under a transformation only the compiled loop
             can run, and for operators whose products run on the host only the host loop.
 
@@ -37,8 +40,12 @@ def choose_driver(driver: Any, *arrays: Any) -> str:
     Raises:
         ValueError: if the driver is not known, or cannot run here.
     """
+    if isinstance(driver, HostLoop):
+        if driver != HostLoop(checkpoint_every=driver.checkpoint_every):
+            raise ValueError(f"driver: expected no options of the host loop here, got {driver}; pass 'host'")
+        driver = "host"
     if driver not in DRIVERS:
-        raise ValueError(f"driver: expected one of {list(DRIVERS)}, got {driver!r}")
+        raise ValueError(f"driver: expected one of {list(DRIVERS)} or a HostLoop, got {driver!r}")
     leaves = [leaf for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array)]
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     if driver == "host" and traced:
@@ -55,11 +62,34 @@ def choose_driver(driver: Any, *arrays: Any) -> str:
     return "host" if platforms == {"cpu"} else "compiled"
 
 
-def run_lanczos(driver: str, op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int) -> KrylovState:
+def choose_loop(driver: Any, *arrays: Any, memory: Memory | None = None) -> Any:
+    """As ``choose_driver``, for runs that take the options of the host loop and ways to keep the basis.
+
+    Args:
+        driver: "auto", "compiled", "host" or a ``HostLoop``.
+        *arrays: see ``choose_driver``.
+        memory: how the basis is kept, or None.
+
+    Returns:
+        "compiled" or a ``HostLoop``.
+
+    Raises:
+        ValueError: if the driver is not known, or cannot run here.
+    """
+    loop = driver if isinstance(driver, HostLoop) else HostLoop()
+    if memory is not None and memory.offload and driver == "auto":
+        driver = "host"
+    chosen = choose_driver("host" if isinstance(driver, HostLoop) else driver, *arrays)
+    if memory is not None and memory.offload and chosen == "compiled":
+        raise ValueError("driver: expected 'host' or 'auto' for a basis on the host, got 'compiled'")
+    return chosen if chosen == "compiled" else loop
+
+
+def run_lanczos(driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int) -> KrylovState:
     """A given number of steps from one start vector.
 
     Args:
-        driver: "compiled" or "host".
+        driver: "compiled", "host" or a ``HostLoop``.
         op: symmetric operator.
         vector: start vector, not zero.
         key: typed PRNG key of the random vectors where the Krylov space is exhausted.
@@ -73,41 +103,52 @@ def run_lanczos(driver: str, op: LinearOperator, vector: PyTree, key: jax.Array,
 
 
 def run_krylov(
-    driver: str,
+    driver: Any,
     op: LinearOperator,
     vectors: PyTree,
     key: jax.Array,
     num_steps: int,
     goal: Goal | None = None,
     guess: jax.Array | None = None,
-    basis_size: int | None = None,
+    memory: Memory = ALL,
 ) -> tuple[KrylovState, jax.Array]:
     """Krylov steps until the wanted pairs are found, or for ``num_steps``.
 
     Args:
-        driver: "compiled" or "host".
+        driver: "compiled", "host" or a ``HostLoop``.
         op: symmetric operator.
         vectors: start vectors with leaves (width, *shape).
         key: typed PRNG key of random vectors.
         num_steps: static, most products.
         goal: what to look for; with None all steps are taken.
         guess: None, or (width,), Rayleigh quotients that the start vectors may have.
-        basis_size: static, places in the basis, pending vectors included; None for as many as the steps need. With
-            fewer, a goal is needed, and the run restarts whenever the basis is full.
+        memory: static, how the basis is kept. ``basis_size`` counts pending vectors too; with fewer than the steps
+            need, a goal is needed, and the run restarts whenever the basis is full.
 
     Returns:
         The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
     """
     vectors = tree.place_like(vectors, op.struct, leading_axes=1)
-    flatten = tree.is_replicated(vectors)
     capacity = num_steps + jax.tree.leaves(vectors)[0].shape[0]
-    capacity = capacity if basis_size is None else min(basis_size, capacity)
+    capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":
-        return _compiled(op, vectors, key, goal, guess, num_steps, capacity, flatten)
-    return _host(op, vectors, key, goal, guess, num_steps, capacity, flatten)
+        return _compiled(op, vectors, key, goal, guess, num_steps, capacity, tree.is_replicated(vectors), memory.half)
+    product = linearized(op)
+
+    def parts() -> dict[str, str]:
+        arrays = {"key": key, "start vectors": vectors, "goal": (goal, guess)}
+        wanted = goal and (goal.num_top, goal.num_bottom, goal.criterion)
+        options = {"products": num_steps, "memory": (capacity, memory.half, memory.offload), "pairs": wanted}
+        return fingerprint(op, arrays, options)
+
+    def multiply(vector: PyTree) -> PyTree:
+        return apply_product(product, op.struct, vector)
+
+    loop = driver if isinstance(driver, HostLoop) else HostLoop()
+    return run_on_host(multiply, op.struct, vectors, key, goal, guess, num_steps, capacity, memory, loop, parts)
 
 
-@partial(jax.jit, static_argnames=("num_steps", "capacity", "flatten"))
+@partial(jax.jit, static_argnames=("num_steps", "capacity", "flatten", "half"))
 def _compiled(
     op: LinearOperator,
     vectors: PyTree,
@@ -117,9 +158,10 @@ def _compiled(
     num_steps: int,
     capacity: int,
     flatten: bool,
+    half: bool,
 ) -> tuple[KrylovState, jax.Array]:
     product, struct = op.linearize(), op.struct
-    state = krylov_start(vectors, key, capacity, flatten, guess)
+    state = krylov_start(vectors, key, capacity, flatten, guess, half)
     if goal is None:
         return jax.lax.fori_loop(0, num_steps, lambda _, s: krylov_step(product, struct, s), state), jnp.array(False)
     width = state.width
@@ -152,47 +194,15 @@ def _compiled(
     return jax.lax.while_loop(unfinished, run_and_restart, carry)[:2]
 
 
-def _host(
-    op: LinearOperator,
-    vectors: PyTree,
-    key: jax.Array,
-    goal: Goal | None,
-    guess: jax.Array | None,
-    num_steps: int,
-    capacity: int,
-    flatten: bool,
-) -> tuple[KrylovState, jax.Array]:
-    product = linearized(op)
-    width = jax.tree.leaves(vectors)[0].shape[0]
-    state = _start(vectors, key, min(capacity, max(_FIRST_CAPACITY, 2 * width)), flatten, guess)
-    jumped, used = jnp.array(False), 0
-    for step in range(1, num_steps + 1):
-        if state.capacity == used + width:
-            if state.capacity < capacity:
-                state = _grow(state, min(capacity, 2 * state.capacity))
-            elif goal is not None:
-                kept = num_kept(capacity - width, goal.num_top, goal.num_bottom)
-                state, used = _compress(state, *kept), sum(kept)
-        state, used = _update(state, apply_product(product, op.struct, state.vector)), used + 1
-        if goal is not None and check_due(step, goal, width):
-            state, jumped, done = _look(state, goal, jumped)
-            if done:
-                break
-    return state, jumped
-
-
 _linearized = jax.jit(lambda op: op.linearize())
-_start = jax.jit(krylov_start, static_argnames=("capacity", "flatten"))
-_grow = jax.jit(krylov_grow, static_argnames="capacity")
-_update = jax.jit(krylov_update, donate_argnums=0)
-_look = jax.jit(look, donate_argnums=0)
-_compress = jax.jit(compress, static_argnames=("num_top", "num_bottom"), donate_argnums=0)
 
 
 def linearized(op: LinearOperator) -> Any:
     """The operator's product with all work done that does not depend on the vector, for ``apply_product``."""
-    # the bound method is no pytree, by which ``apply_product`` knows that it cannot be compiled
-    return op.linearize().__call__ if op.host_only else _linearized(op)
+    if not op.host_only:
+        return _linearized(op)
+    product: Any = op.linearize()
+    return product.__call__  # no pytree, by which ``apply_product`` knows that it cannot be compiled
 
 
 def apply_product(product: Any, struct: PyTree, vector: PyTree) -> PyTree:

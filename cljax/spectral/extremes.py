@@ -12,10 +12,12 @@ from cljax._checks import check_key, check_positive_int, check_same_struct, chec
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative
-from cljax.spectral.driver import choose_driver, run_krylov
+from cljax.spectral.driver import choose_loop, run_krylov
 from cljax.spectral.eigenpairs import Eigenpairs, Status, check_start, num_guards
 from cljax.spectral.goal import CRITERIA, Goal, min_steps, residual_bound
 from cljax.spectral.krylov import KrylovState, orthogonality
+from cljax.spectral.memory import ALL, Memory
+from cljax.spectral.offload import HostBasis
 from cljax.spectral.probes import kept_vectors, random_vectors
 from cljax.spectral.ritz import asymmetry, guard_pairs, ritz_pairs
 
@@ -32,7 +34,7 @@ def extreme_eigenpairs(
     check: PyTree | None = None,
     criterion: str = "residual",
     block_size: int = 1,
-    basis_size: int | None = None,
+    memory: Memory = ALL,
     driver: Any = "auto",
 ) -> Eigenpairs:
     """The greatest and the least eigenvalues of a symmetric operator, with eigenvectors.
@@ -61,10 +63,10 @@ def extreme_eigenpairs(
             estimate ``value_errors`` is, which takes about half of the products; a cold run asks for the residual,
             since it cannot know yet which Ritz values stand for one eigenvalue.
         block_size: static, random start vectors of a cold run.
-        basis_size: static, most vectors kept at a time, or None for as many as there are products. Fewer need more
-            products: the run restarts from the best Ritz vectors whenever the basis is full.
-        driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
-            "auto".
+        memory: static, how the vectors are kept: all of them, at most a given number, in bfloat16, or on the host;
+            ``spectral.plan`` says what each takes.
+        driver: "compiled" (one program, for accelerators and inside of jit), "host" or ``HostLoop`` (a loop of compiled
+            steps; with progress and checkpoints), or "auto".
 
     Returns:
         The pairs with residuals and status. NaN in the operator gives NaN values, not converged. Values are
@@ -72,8 +74,9 @@ def extreme_eigenpairs(
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, num_top + num_bottom is below 1 or above n,
-            ``max_products``, ``basis_size`` or ``block_size`` do not fit them, ``tol`` is not in (0, 1), ``criterion``
-            is not known, ``start`` or ``check`` is of another space, or the driver cannot run here.
+            ``max_products``, ``memory`` or ``block_size`` do not fit them, ``tol`` is not in (0, 1), ``criterion``
+            is not known, ``start`` or ``check`` is of another space, the driver cannot run here, or a checkpoint
+            file is broken or that of another run.
         TypeError: if ``op`` is no operator, ``start`` no Eigenpairs, ``key`` no typed key, or an integer argument is
             traced.
 
@@ -105,7 +108,7 @@ def extreme_eigenpairs(
         check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
     start_key, run_key = jax.random.split(key)
     op, given = without_derivative(op), op
-    chosen = choose_driver(driver, op, key, start)
+    chosen = choose_loop(driver, op, key, start, memory=memory)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
     if start is None:
         vectors = _random_vectors(start_key, tree.zeros_like(op.struct), block_size)
@@ -114,13 +117,21 @@ def extreme_eigenpairs(
         width = min(start.values.shape[0] + start.guard_values.shape[0] + 1, dimension)
         vectors, guess, goal = _warm(start_key, start, check, jnp.asarray(tol), width=width, **options)
     width = jax.tree.leaves(vectors)[0].shape[0]
-    basis_size = _check_basis(basis_size, num_top, num_bottom, width, dimension)
-    steps = max_products if basis_size is not None else min(max_products, dimension)
-    state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, basis_size)
-    pairs = _finish(state, goal, jumped, jnp.asarray(tol, state.matrix.dtype), block_size if start is None else 1)
+    memory = check_memory(memory, num_top, num_bottom, width, dimension)
+    steps = max_products if memory.basis_size is not None else min(max_products, dimension)
+    state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, memory)
+    small = dataclasses.replace(state, basis=None)
+    *coefficients, known = _finish(small, goal, jumped, jnp.asarray(tol, state.matrix.dtype))
+    vectors, guards = (_combine(state, c) for c in coefficients)
     if is_traced(given):
-        pairs = dataclasses.replace(pairs, values=with_derivative(pairs.values, pairs.vectors, given))
-    return _placed(pairs, op.struct)
+        known["values"] = with_derivative(known["values"], vectors, given)
+    return Eigenpairs(
+        vectors=tree.place_like(vectors, op.struct, leading_axes=1),
+        guards=tree.place_like(guards, op.struct, leading_axes=1),
+        orthogonality=_orthogonality(vectors),
+        block_size=block_size if start is None else 1,
+        **known,
+    )
 
 
 def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int) -> tuple[int, int, int]:
@@ -151,17 +162,31 @@ def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int
     return num_top, num_bottom, check_positive_int("max_products", max_products, minimum=least)
 
 
-def _check_basis(basis_size: int | None, num_top: int, num_bottom: int, width: int, dimension: int) -> int | None:
-    if basis_size is None:
-        return None
+def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimension: int) -> Memory:
+    """Check that a basis has room for a search.
+
+    Args:
+        memory: what the caller gave.
+        num_top: greatest eigenvalues.
+        num_bottom: least eigenvalues.
+        width: pending vectors.
+        dimension: of the operator.
+
+    Returns:
+        The same, without a ``basis_size`` that can never be full.
+
+    Raises:
+        ValueError: if there are too few vectors.
+    """
     least = num_top + num_bottom + 4 + width
-    basis_size = check_positive_int("basis_size", basis_size)
-    if basis_size < least:
+    if memory.basis_size is None or memory.basis_size >= dimension + width:
+        return dataclasses.replace(memory, basis_size=None)
+    if memory.basis_size < least:
         raise ValueError(
             f"basis_size: expected at least {least} vectors for {num_top} + {num_bottom} pairs and {width} pending "
-            f"ones, got {basis_size}"
+            f"ones, got {memory.basis_size}"
         )
-    return None if basis_size >= dimension + width else basis_size
+    return memory
 
 
 _random_vectors = jax.jit(random_vectors, static_argnames="num_vectors")
@@ -198,10 +223,12 @@ def _warm(
     return vectors, guess, Goal(tol, previous, warm, num_top, num_bottom, criterion, num_guards=guards)
 
 
-@partial(jax.jit, static_argnames="block_size")
-def _finish(state: KrylovState, goal: Goal, jumped: jax.Array, tol: jax.Array, block_size: int) -> Eigenpairs:
+@jax.jit
+def _finish(
+    state: KrylovState, goal: Goal, jumped: jax.Array, tol: jax.Array
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Coefficients of the pairs and of their guards in the basis, and what is known of them."""
     pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
-    vectors = tree.basis_combine(state.basis, pairs.coefficients, state.vector)
     guards = num_guards(goal.num_top, goal.num_bottom, tree.size(state.vector))
     guard_values, guard_coefficients = (x[:guards] for x in guard_pairs(state, goal.num_top, goal.num_bottom))
     errors = pairs.residual_norms
@@ -214,23 +241,24 @@ def _finish(state: KrylovState, goal: Goal, jumped: jax.Array, tol: jax.Array, b
         [Status.NOT_FINITE, Status.CONVERGED, Status.ROUNDING],
         Status.BUDGET,
     )
-    return Eigenpairs(
-        values=pairs.values,
-        vectors=vectors,
-        residual_norms=pairs.residual_norms,
-        value_errors=pairs.value_errors,
-        status=status.astype(jnp.int32),
-        num_products=state.num_products,
-        num_breakdowns=state.num_breakdowns,
-        orthogonality=orthogonality(vectors),
-        asymmetry=asymmetry(state),
-        jumped=jumped,
-        guards=tree.basis_combine(state.basis, guard_coefficients, state.vector),
-        guard_values=guard_values,
-        block_size=block_size,
-    )
+    known = {
+        "values": pairs.values,
+        "residual_norms": pairs.residual_norms,
+        "value_errors": pairs.value_errors,
+        "status": status.astype(jnp.int32),
+        "num_products": state.num_products,
+        "num_breakdowns": state.num_breakdowns,
+        "asymmetry": asymmetry(state),
+        "jumped": jumped,
+        "guard_values": guard_values,
+    }
+    return pairs.coefficients, guard_coefficients, known
 
 
-def _placed(pairs: Eigenpairs, struct: PyTree) -> Eigenpairs:
-    vectors, guards = (tree.place_like(x, struct, leading_axes=1) for x in (pairs.vectors, pairs.guards))
-    return dataclasses.replace(pairs, vectors=vectors, guards=guards)
+def _combine(state: KrylovState, coefficients: jax.Array) -> PyTree:
+    on_host = isinstance(state.basis, HostBasis)
+    return state.basis.combine(coefficients) if on_host else _combined(state.basis, coefficients, state.vector)
+
+
+_combined = jax.jit(tree.basis_combine)
+_orthogonality = jax.jit(orthogonality)

@@ -34,6 +34,8 @@ class KrylovState:
         num_products: int32 scalar, products taken.
         num_breakdowns: int32 scalar, how often the Krylov space was exhausted.
         asymmetry: scalar, greatest difference of two entries of K that symmetry makes equal, before restarts.
+        rounding: (capacity,), most that the norm of column j of A Q − Q K can be, since a basis in bfloat16 holds
+            rounded vectors; 0 for a basis in the accumulation dtypes.
         seed: uint32 scalar of the random vectors.
     """
 
@@ -45,6 +47,7 @@ class KrylovState:
     num_products: jax.Array
     num_breakdowns: jax.Array
     asymmetry: jax.Array
+    rounding: jax.Array
     seed: jax.Array
 
     @property
@@ -59,7 +62,7 @@ class KrylovState:
 
 
 def krylov_start(
-    vectors: PyTree, key: jax.Array, capacity: int, flatten: bool, guess: jax.Array | None = None
+    vectors: PyTree, key: jax.Array, capacity: int, flatten: bool, guess: jax.Array | None = None, half: bool = False
 ) -> KrylovState:
     """State before the first step.
 
@@ -70,6 +73,7 @@ def krylov_start(
         capacity: places in the basis: at least width more than the steps to come before a restart.
         flatten: layout of the basis, see ``cljax.tree``.
         guess: None, or (width,), Rayleigh quotients that the start vectors may have.
+        half: store the basis in bfloat16.
 
     Returns:
         The state.
@@ -78,7 +82,7 @@ def krylov_start(
     width = jax.tree.leaves(vectors)[0].shape[0]
     dtype = jnp.result_type(*jax.tree.leaves(vectors))
     first = jax.tree.map(lambda x: x[0], vectors)
-    basis = tree.basis_zeros(first, capacity, flatten)
+    basis = tree.basis_zeros(first, capacity, flatten, half)
     seed = jax.random.bits(key, dtype=jnp.uint32)
 
     def add(index: jax.Array, basis: PyTree) -> PyTree:
@@ -91,7 +95,7 @@ def krylov_start(
     square = jnp.zeros((capacity, capacity), dtype)
     diagonal = jnp.zeros((width, width), dtype) if guess is None else jnp.diag(guess.astype(dtype))
     vector = tree.basis_get(basis, 0, first)
-    return KrylovState(basis, vector, square, diagonal, count, count, count, zero, seed)
+    return KrylovState(basis, vector, square, diagonal, count, count, count, zero, square[0], seed)
 
 
 def krylov_grow(state: KrylovState, capacity: int) -> KrylovState:
@@ -102,7 +106,7 @@ def krylov_grow(state: KrylovState, capacity: int) -> KrylovState:
         return jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))
 
     matrix = jnp.pad(state.matrix, [(0, extra), (0, extra)])
-    return _replace(state, basis=jax.tree.map(pad, state.basis), matrix=matrix)
+    return _replace(state, basis=jax.tree.map(pad, state.basis), matrix=matrix, rounding=pad(state.rounding))
 
 
 def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
@@ -126,8 +130,10 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
     following = jax.lax.cond(
         exhausted, lambda: _random_orthogonal(state.basis, w, seed), lambda: tree.normalize(w, rest)
     )
+    following = tree.basis_round(state.basis, following)
     basis = tree.basis_set(state.basis, place, following)
-    column = column.at[place].set(jnp.where(exhausted, jnp.zeros_like(rest), rest))
+    coupling = jnp.where(exhausted, jnp.zeros_like(rest), rest)
+    column = column.at[place].set(coupling)
     return _replace(
         state,
         basis=basis,
@@ -137,6 +143,7 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
         used=used + 1,
         num_products=state.num_products + 1,
         num_breakdowns=state.num_breakdowns + exhausted.astype(jnp.int32),
+        rounding=state.rounding.at[used].set(tree.basis_roundoff(basis) * coupling),
     )
 
 
@@ -173,6 +180,7 @@ def krylov_turn(state: KrylovState, direction: jax.Array) -> KrylovState:
         vector=tree.basis_get(basis, state.used, state.vector),
         matrix=jax.lax.dynamic_update_slice_in_dim(state.matrix, rows, state.used, 0),
         guess=reflection @ state.guess @ reflection,
+        rounding=jnp.hypot(state.rounding, tree.basis_roundoff(basis) * jnp.linalg.norm(rows, axis=0)),
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from cljax._checks import check_key, check_positive_int, check_same_struct
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
-from cljax.spectral.driver import choose_driver, run_lanczos
+from cljax.spectral.driver import choose_loop, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.probes import random_vectors
 
@@ -39,7 +40,7 @@ class LanczosResult:
 
 
 def lanczos(
-    op: LinearOperator, key_or_vector: jax.Array | PyTree, num_steps: int, *, driver: str = "auto"
+    op: LinearOperator, key_or_vector: jax.Array | PyTree, num_steps: int, *, driver: Any = "auto"
 ) -> LanczosResult:
     """Tridiagonalize a symmetric operator on a Krylov space; every vector orthogonalized twice against all others.
 
@@ -47,15 +48,15 @@ def lanczos(
         op: symmetric operator on n-dimensional vectors.
         key_or_vector: a typed PRNG key for a random start, or a start vector of ``op.struct`` that is not zero.
         num_steps: static, 1 to n; memory num_steps + 1 vectors, for a moment up to twice that with the host driver.
-        driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
-            "auto".
+        driver: "compiled" (one program, for accelerators and inside of jit), "host" or ``HostLoop`` (a loop of compiled
+            steps; with progress and checkpoints), or "auto".
 
     Returns:
         The tridiagonal matrix, the basis and how orthogonal it is. NaN in the operator gives NaN.
 
     Raises:
-        ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, or the driver cannot
-            run here.
+        ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, the driver cannot run
+            here, or a checkpoint file is broken or that of another run.
         TypeError: if dtypes do not match.
 
     Example:
@@ -80,7 +81,7 @@ def lanczos(
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
-    state = run_lanczos(choose_driver(driver, op, key_or_vector), op, vector, key, num_steps)
+    state = run_lanczos(choose_loop(driver, op, key_or_vector), op, vector, key, num_steps)
     result = _result(state, num_steps)
     return dataclasses.replace(result, basis=tree.place_like(result.basis, op.struct, leading_axes=1))
 

@@ -31,7 +31,7 @@ def compress(state: KrylovState, num_top: int, num_bottom: int) -> KrylovState:
     """Keep Ritz vectors of both ends, and the pending vectors; the relation A Q = Q K still holds.
 
     Args:
-        state: with more used vectors than are kept.
+        state: with more used vectors than are kept, and a basis in the accumulation dtypes.
         num_top: how many of the greatest are kept.
         num_bottom: how many of the least are kept.
 
@@ -61,5 +61,6 @@ def compress(state: KrylovState, num_top: int, num_bottom: int) -> KrylovState:
         num_products=state.num_products,
         num_breakdowns=state.num_breakdowns,
         asymmetry=asymmetry(state),
+        rounding=jnp.zeros_like(state.rounding),
         seed=state.seed,
     )

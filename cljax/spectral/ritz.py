@@ -14,10 +14,12 @@ class RitzPairs:
     Attributes:
         values: (k,), ascending.
         coefficients: (k, capacity), of the Ritz vectors in the basis.
-        residual_norms: (k,), ‖A y − θ y‖ from the measured columns of the projected operator; +inf where the space is
-            still too small for k pairs.
+        residual_norms: (k,), ‖A y − θ y‖ from the measured columns of the projected operator and, for a basis in
+            bfloat16, the most that its rounding can add, that of different vectors being taken for independent; +inf
+            where the space is still too small for k pairs.
         value_errors: (k,), estimate of the distance to the eigenvalue meant: 2 residual² / distance to the nearest
-            other Ritz value, at most the residual; half of that distance stands for the gap.
+            other Ritz value, and the rounding of the basis; at most the residual. Half of the distance stands for the
+            gap.
         norm: scalar, a lower bound of the operator's norm.
         least_known: (capacity,), coefficients of the Ritz vector with the greatest residual of all.
     """
@@ -76,7 +78,8 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     values, vectors, norm = projected_eigh(state)
     used = jnp.arange(state.capacity) < state.used
     misfit = jnp.matmul(state.matrix, vectors, precision=jax.lax.Precision.HIGHEST) - vectors * values[None]
-    residuals = jnp.where(used, safe_norms(misfit), 0)
+    rounding = jnp.linalg.norm(vectors * state.rounding[:, None], axis=0)
+    residuals = jnp.where(used, jnp.hypot(safe_norms(misfit), rounding), 0)
     least_known = vectors[:, jnp.argmax(residuals)]
     index = extreme_indices(state.used, num_top, num_bottom)
     chosen, enough = values[index], state.used >= num_top + num_bottom
@@ -84,7 +87,7 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     distance = jnp.min(jnp.where(others, jnp.abs(values[None] - chosen[:, None]), jnp.inf), axis=1)
     alone = ~jnp.isfinite(distance) | (distance <= 0)
     residuals = jnp.where(enough, residuals[index], jnp.inf)
-    quadratic = 2 * residuals * (residuals / jnp.where(alone, 1, distance))
+    quadratic = 2 * residuals * (residuals / jnp.where(alone, 1, distance)) + rounding[index]
     value_errors = jnp.where(alone | ~enough, residuals, jnp.minimum(residuals, quadratic))
     return RitzPairs(chosen, vectors[:, index].T, residuals, value_errors, norm, least_known)
 

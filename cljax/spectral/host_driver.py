@@ -1,0 +1,174 @@
+"""The host loop of compiled Krylov steps, which can show progress, be saved, and keep its basis on the host."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import tree
+from cljax._typing import PyTree
+from cljax.spectral.goal import Goal, check_due, look
+from cljax.spectral.host_loop import HostLoop, progress_bar
+from cljax.spectral.krylov import KrylovState, krylov_grow, krylov_start, krylov_update
+from cljax.spectral.memory import Memory
+from cljax.spectral.offload import OffloadedRun
+from cljax.spectral.restart import compress, num_kept
+from cljax.spectral.run_file import SavedRun, check_repeated, load_run, save_run
+
+_FIRST_CAPACITY = 16
+
+
+class DeviceRun:
+    """A run between two steps, the basis on the device; it hands its memory on from step to step.
+
+    Args:
+        state: before the first step.
+    """
+
+    def __init__(self, state: KrylovState) -> None:
+        self.state = state
+
+    @property
+    def capacity(self) -> int:
+        """Places in the basis."""
+        return self.state.capacity
+
+    @property
+    def vector(self) -> PyTree:
+        """What is multiplied next."""
+        return self.state.vector
+
+    def basis_vector(self, index: int) -> PyTree:
+        """The basis vector in a place."""
+        return _get(self.state.basis, index, self.state.vector)
+
+    def coefficients(self, product: PyTree) -> np.ndarray:
+        """Those of a product in the basis, (capacity,)."""
+        return np.asarray(_dot(self.state.basis, product))
+
+    def grow(self, capacity: int) -> None:
+        """Make places."""
+        self.state = _grow(self.state, capacity)
+
+    def update(self, product: PyTree) -> None:
+        """Take in the product of the operator with ``vector``."""
+        self.state = _update(self.state, product)
+
+    def look(self, goal: Goal, jumped: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Judge the run and turn the pending vectors, see ``cljax.spectral.goal.look``."""
+        self.state, jumped, done = _look(self.state, goal, jumped)
+        return jumped, done
+
+    def compress(self, num_top: int, num_bottom: int) -> None:
+        """Restart, see ``cljax.spectral.restart.compress``."""
+        self.state = _compress(self.state, num_top, num_bottom)
+
+    def rows(self) -> list[np.ndarray]:
+        """The basis vectors that there are, leaf by leaf."""
+        filled = int(self.state.used) + self.state.width
+        return [np.asarray(q[:filled]) for q in jax.tree.leaves(self.state.basis)]
+
+    def load(self, state: KrylovState, rows: Sequence[np.ndarray]) -> None:
+        """Go on from a saved run."""
+        leaves = jax.tree.leaves(self.state.basis)
+        structure: Any = jax.tree.structure(self.state.basis)
+
+        def place(like: jax.Array, saved: np.ndarray) -> jax.Array:
+            padding = [(0, state.capacity - len(saved))] + [(0, 0)] * (saved.ndim - 1)
+            return jax.device_put(np.pad(saved, padding), like.sharding)
+
+        basis = structure.unflatten([place(like, saved) for like, saved in zip(leaves, rows, strict=True)])
+        vector = _get(basis, state.used, self.state.vector)
+        fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+        self.state = KrylovState(**{**fields, "basis": basis, "vector": vector})
+
+    def result(self) -> KrylovState:
+        """The state."""
+        return self.state
+
+
+def run_on_host(
+    multiply: Callable[[PyTree], PyTree],
+    struct: PyTree,
+    vectors: PyTree,
+    key: jax.Array,
+    goal: Goal | None,
+    guess: jax.Array | None,
+    num_steps: int,
+    capacity: int,
+    memory: Memory,
+    loop: HostLoop,
+    parts: Callable[[], Mapping[str, str]],
+) -> tuple[KrylovState, jax.Array]:
+    """Krylov steps until the wanted pairs are found, or for ``num_steps``, see ``cljax.spectral.driver``.
+
+    Args:
+        multiply: the operator's product.
+        struct: shapes, dtypes and shardings of the operator's vectors.
+        vectors: start vectors with leaves (width, *shape), in their shardings.
+        key: typed PRNG key of random vectors.
+        goal: what to look for; with None all steps are taken.
+        guess: None, or (width,), Rayleigh quotients that the start vectors may have.
+        num_steps: most products.
+        capacity: most places in the basis.
+        memory: how the basis is kept.
+        loop: progress and checkpoints.
+        parts: gives the fingerprint of the run.
+
+    Returns:
+        The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
+
+    Raises:
+        ValueError: if the checkpoint file is broken, or that of another run.
+    """
+    width = jax.tree.leaves(vectors)[0].shape[0]
+    first = min(capacity, max(_FIRST_CAPACITY, 2 * width))
+    run: Any
+    if memory.offload:
+        run = OffloadedRun(vectors, key, capacity, guess, struct)
+    else:
+        run = DeviceRun(_start(vectors, key, first, tree.is_replicated(vectors), guess, memory.half))
+    jumped, done, path = jnp.array(False), False, None
+    if loop.checkpoint is not None:
+        path, mark = pathlib.Path(loop.checkpoint), parts()
+        saved = load_run(path, mark, len(jax.tree.leaves(struct)))
+        if saved is not None:
+            run.load(saved.state, saved.rows)
+            jumped, done = jnp.asarray(saved.jumped), saved.done
+            product = tree.to_work(multiply(run.basis_vector(int(run.state.used) - 1)))
+            roundoff = float(jnp.finfo(run.state.matrix.dtype).eps) ** 0.5 + 2.0**-6 * memory.half
+            check_repeated(path, run.coefficients(product), run.state, roundoff)
+    used, start = int(run.state.used), int(run.state.num_products)
+    with progress_bar(loop.progress, num_steps, goal) as show:
+        for step in range(start + 1, num_steps + 1 if not done else 0):
+            if run.capacity == used + width:
+                if run.capacity < capacity:
+                    run.grow(min(capacity, 2 * run.capacity))
+                elif goal is not None:
+                    kept = num_kept(capacity - width, goal.num_top, goal.num_bottom)
+                    run.compress(*kept)
+                    used = sum(kept)
+            run.update(multiply(run.vector))
+            used += 1
+            if goal is not None and check_due(step, goal, width):
+                jumped, found = run.look(goal, jumped)
+                done = bool(found)
+            done |= step == num_steps
+            if path is not None and (done or step % loop.checkpoint_every == 0):
+                save_run(path, mark, SavedRun(run.state, run.rows(), bool(jumped), done))
+            show(run.state)
+            if done:
+                break
+    return run.result(), jumped
+
+
+_start = jax.jit(krylov_start, static_argnames=("capacity", "flatten", "half"))
+_grow = jax.jit(krylov_grow, static_argnames="capacity")
+_update = jax.jit(krylov_update, donate_argnums=0)
+_look = jax.jit(look, donate_argnums=0)
+_compress = jax.jit(compress, static_argnames=("num_top", "num_bottom"), donate_argnums=0)
+_get = jax.jit(tree.basis_get)
+_dot = jax.jit(tree.basis_dot)
