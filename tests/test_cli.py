@@ -50,7 +50,7 @@ def test_track_leaves_what_it_says(tmp_path, capsys):
 def test_eigenvalues_that_did_not_converge_are_told(tmp_path, capsys):
     config = tiny(tmp_path, num_steps=2, measure_every=2, max_products=12, tol=1e-6, density_probes=0)
     assert cli.main(["track", *flags(config), "--quiet"]) == 0
-    assert re.search(r"note: [1-6] of 6 ends of spectra have a residual above --tol 1e-06", capsys.readouterr().out)
+    assert re.search(r"note: [1-6] of 6 ends of spectra have an error above --tol 1e-06", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("changes", [{"num_bottom": 0}, {"num_top": 0}, {"momentum": 0.0, "density_probes": 0}])

@@ -18,8 +18,13 @@ FIELDS = {
     *("step", "epoch", "learning_rate", "two_over_lr"),
     *("train_loss", "test_loss", "train_accuracy", "test_accuracy", "curvature_loss"),
     *("gradient_norm", "gradient_energy", "hessian_products", "hessian_orthogonality"),
-    *(f"hessian_{end}{what}" for end in ("top", "bottom") for what in ("", "_residual", "_converged")),
-    *(f"gauss_newton_{what}" for what in ("top", "residual", "converged", "products")),
+    *(
+        f"hessian_{end}{what}"
+        for end in ("top", "bottom")
+        for what in ("", "_residual", "_error", "_converged", "_overlap")
+    ),
+    *("hessian_asymmetry", "hessian_jumped"),
+    *(f"gauss_newton_{what}" for what in ("top", "residual", "error", "converged", "products")),
     *("structure_min", "structure_max", "structure_spread", "seconds_training", "seconds_measuring"),
 }
 
