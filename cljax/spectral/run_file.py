@@ -93,7 +93,7 @@ def load_run(path: pathlib.Path, parts: Mapping[str, str], num_leaves: int) -> S
         ValueError: if the file is broken, or that of another run.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
         saved = json.loads(str(found["parts"]))
         fields = {name: jnp.asarray(found[name]) for name in _FIELDS}

@@ -1,0 +1,187 @@
+"""The host loop's options: runs that are killed and go on exactly, files that are refused, a progress bar."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cljax
+from cljax import curvature, losses, spectral
+from tests.problems import SHANNON, mlp, problem
+from tests.test_lanczos import MATRICES, operator
+
+ROOT = pathlib.Path(__file__).parent.parent
+KEY = jax.random.key(0)
+OBJECTIVE = losses.objective(mlp, SHANNON)
+STEPS, EVERY = 18, 4
+
+
+class StoppedErrorError(Exception):
+    pass
+
+
+class Data:
+    """Three batches that count how often they are read, and do something in the middle of one pass."""
+
+    def __init__(self, fail_at=None, fail=None):
+        rng = np.random.default_rng(0)
+        inputs = rng.standard_normal((33, 4)).astype(np.float32)
+        self.batches = [cljax.Batch(inputs[a:b], np.arange(a, b) % 3) for a, b in ((0, 16), (16, 32), (32, 33))]
+        self.passes, self.fail_at, self.fail = -1, fail_at, fail  # the first one is for the structure alone
+
+    def __call__(self):
+        self.passes += 1
+        for index, batch in enumerate(self.batches):
+            if index == 1 and self.passes == self.fail_at:
+                self.fail()
+            yield batch
+
+
+def streamed(data, scale=1.0):
+    params = jax.tree.map(lambda x: scale * x, problem("softmax-mlp", jnp.float32).params)
+    return curvature.streamed(lambda batch: curvature.hessian(OBJECTIVE, params, batch), data)
+
+
+def stop():
+    raise StoppedErrorError
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lanczos_run(path, data):
+    loop = spectral.HostLoop(checkpoint=path, checkpoint_every=EVERY)
+    return spectral.lanczos(streamed(data), KEY, STEPS, driver=loop)
+
+
+def same(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.fast
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(tmp_path):
+    path = tmp_path / "folder" / "run.npz"
+    code = (
+        "import sys; from tests import test_host_loop as t; t.lanczos_run(sys.argv[1], t.Data(fail_at=11, fail=t.kill))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert [file.name for file in path.parent.iterdir()] == ["run.npz"]
+    data = Data()
+    resumed = lanczos_run(path, data)
+    assert data.passes == STEPS - 2 * EVERY + 1  # the last one that was saved is repeated
+    whole = spectral.lanczos(streamed(Data()), KEY, STEPS, driver="host")
+    assert same(resumed, whole)
+    assert resumed.num_products == STEPS
+    data = Data()
+    assert same(lanczos_run(path, data), whole)  # a finished run is there again
+    assert data.passes == 1
+
+
+MODES = {
+    "all": spectral.Memory(),
+    "restarts": spectral.Memory(basis_size=10),
+    "bfloat16": spectral.Memory(half=True),
+    "offload": spectral.Memory(basis_size=10, offload=True),
+}
+
+
+def search(path, scale=1.0, seed=0, num_top=1, matrix=MATRICES["path"]):
+    op = operator(scale * matrix)
+    loop = spectral.HostLoop(checkpoint=path)
+    return spectral.extreme_eigenpairs(op, jax.random.key(seed), num_top=num_top, max_products=12, driver=loop)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"scale": 1.001}, "arrays of the operator"),
+        ({"seed": 1}, "key, start vectors"),
+        ({"num_top": 2}, "goal, pairs"),
+        ({"matrix": np.eye(30)}, "arrays of the operator, space"),
+    ],
+)
+def test_a_file_of_another_run_is_refused(changes, what, tmp_path):
+    path = tmp_path / "run.npz"
+    search(path)
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=f"checkpoint: .*run.npz is of another run .*{what}.* delete it, or give"
+    ) as error:
+        search(path, **changes)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_parameters_that_the_file_cannot_know_are_noticed(tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(StoppedErrorError):
+        lanczos_run(path, Data(6, stop))
+    loop = spectral.HostLoop(checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint: .* other data: its last product does not come out again; delete"):
+        spectral.lanczos(streamed(Data(), scale=1.01), KEY, STEPS, driver=loop)
+
+
+def damaged(content):
+    middle = len(content) // 2
+    return {
+        "empty": b"",
+        "truncated": content[:middle],
+        "flipped": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :],
+        "text": b"not an archive",
+    }
+
+
+@pytest.mark.parametrize("name", damaged(b"x"))
+def test_a_broken_file_is_refused(name, tmp_path):
+    path = tmp_path / "run.npz"
+    search(path)
+    path.write_bytes(damaged(path.read_bytes())[name])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="checkpoint: .*run.npz is broken .*; delete it to run from the start"):
+        search(path)
+    assert path.read_bytes() == before
+
+
+def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+    search(path)
+    before = path.read_bytes()
+    path.rename(tmp_path / "kept.npz")
+    monkeypatch.setattr(os, "replace", lambda *_: stop())
+    (tmp_path / "kept.npz").rename(path)
+    with pytest.raises(StoppedErrorError):
+        spectral.lanczos(operator(MATRICES["path"]), KEY, 8, driver=spectral.HostLoop(checkpoint=tmp_path / "new.npz"))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+    assert path.read_bytes() == before
+
+
+def test_progress_bar(capsys):
+    loop = spectral.HostLoop(progress=True)
+    shown = spectral.extreme_eigenpairs(operator(MATRICES["path"]), KEY, num_top=2, max_products=61, driver=loop)
+    text = capsys.readouterr()
+    assert text.out == ""
+    assert f"{int(shown.num_products)}/60" in text.err
+    assert f"{shown.values[0]:.4g} to {shown.values[1]:.4g}" in text.err
+    spectral.lanczos(operator(MATRICES["path"]), KEY, 5, driver=loop)
+    assert "5/5" in capsys.readouterr().err
+
+
+def test_where_it_cannot_run():
+    op = operator(MATRICES["path"])
+    with pytest.raises(ValueError, match="driver: expected 'compiled' or 'auto' inside of jit"):
+        jax.jit(lambda op: spectral.lanczos(op, KEY, 3, driver=spectral.HostLoop()).alphas)(op)
+    for loop in (spectral.HostLoop(progress=True), spectral.HostLoop(checkpoint="run.npz")):
+        with pytest.raises(ValueError, match="driver: expected no options of the host loop here"):
+            spectral.spectral_density(op, KEY, driver=loop)
+    assert spectral.spectral_density(op, KEY, num_probes=1, num_steps=3, driver=spectral.HostLoop()).dimension == 60
+    with pytest.raises(ValueError, match="checkpoint_every: expected an integer of at least 1"):
+        spectral.HostLoop(checkpoint_every=0)
