@@ -172,7 +172,8 @@ class OffloadedRun:
 
     def load(self, state: KrylovState, rows: Sequence[np.ndarray]) -> None:
         """Go on from a saved run."""
-        self.state, self._used = state, int(state.used)
+        self.state = _with(state, basis=self.state.basis, vector=self.state.vector)
+        self._used = int(state.used)
         for mine, saved in zip(self._basis.rows, rows, strict=True):
             mine[: len(saved)] = saved
 
