@@ -24,7 +24,7 @@ def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True, half: bo
     Args:
         vector: pytree of arrays or ``jax.ShapeDtypeStruct``.
         num_vectors: m.
-        flatten: leaves (m, size) rather than (m, *shape).
+        flatten: leaves (m, size) rather than (m, *shape), but for those too large to be counted.
         half: store in bfloat16 rather than in the dtypes of ``vector``.
 
     Returns:
@@ -32,7 +32,8 @@ def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True, half: bo
     """
 
     def leaf(x: jax.Array) -> jax.Array:
-        shape = (math.prod(x.shape),) if flatten else x.shape
+        size = math.prod(x.shape)
+        shape = (size,) if flatten and size < 2**31 else x.shape  # places in an axis are counted in int32
         return jnp.zeros((num_vectors, *shape), _BITS if half else x.dtype)
 
     return jax.tree.map(leaf, vector)
@@ -51,7 +52,11 @@ def basis_roundoff(basis: PyTree) -> float:
 
 def basis_set(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
     """The basis with ``vector`` in place ``index``."""
-    return jax.tree.map(lambda q, v: q.at[index].set(_stored(v.reshape(q.shape[1:]), q.dtype)), basis, vector)
+
+    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(q, _stored(v.reshape(q.shape[1:]), q.dtype), index, 0)
+
+    return jax.tree.map(leaf, basis, vector)
 
 
 def basis_get(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:

@@ -31,10 +31,10 @@ def work_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def struct(tree: PyTree) -> PyTree:
-    """Shapes, dtypes and, of arrays placed on purpose, shardings, as ``jax.ShapeDtypeStruct`` leaves."""
+    """Shapes, dtypes and, of arrays placed on purpose and of shapes, shardings: ``jax.ShapeDtypeStruct`` leaves."""
 
     def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
-        placed = _is_concrete(x) and x.committed
+        placed = isinstance(x, jax.ShapeDtypeStruct) or (_is_concrete(x) and x.committed)
         return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=x.sharding if placed else None)
 
     return jax.tree.map(leaf, tree)

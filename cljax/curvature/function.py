@@ -52,9 +52,9 @@ class FunctionOperator(LinearOperator):
         return jax.tree_util.Partial(_call, self._fn, self._args)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
-        """Leaves: the function's and the arguments'; static: shapes and dtypes."""
+        """Leaves: the function's and the arguments'; static: shapes, dtypes and shardings."""
         leaves, treedef = jax.tree.flatten(self._struct)
-        return (self._fn, self._args), (tuple((x.shape, x.dtype) for x in leaves), treedef)
+        return (self._fn, self._args), (tuple((x.shape, x.dtype, x.sharding) for x in leaves), treedef)
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: tuple[Any, ...]) -> "FunctionOperator":
@@ -62,7 +62,7 @@ class FunctionOperator(LinearOperator):
         shapes, treedef = aux
         self = object.__new__(cls)
         self._fn, self._args = children
-        self._struct = treedef.unflatten([jax.ShapeDtypeStruct(*x) for x in shapes])
+        self._struct = treedef.unflatten([jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in shapes])
         return self
 
 

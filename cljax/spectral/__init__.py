@@ -16,6 +16,7 @@ from cljax.spectral.log_density import LogDensity
 from cljax.spectral.log_determinant import log_determinant
 from cljax.spectral.memory import Memory
 from cljax.spectral.norms import frobenius_norm
+from cljax.spectral.plan import Plan, PlannedMode, plan
 from cljax.spectral.trace import trace
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "LanczosResult",
     "LogDensity",
     "Memory",
+    "Plan",
+    "PlannedMode",
     "SpectralDensity",
     "Status",
     "apply_function",
@@ -38,6 +41,7 @@ __all__ = [
     "frobenius_norm",
     "lanczos",
     "log_determinant",
+    "plan",
     "spectral_density",
     "trace",
 ]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax._pytree import pytree_dataclass, static
-from cljax.spectral.krylov import KrylovState, krylov_turn
+from cljax.spectral.krylov import KrylovState, dimension, krylov_turn
 from cljax.spectral.ritz import RitzPairs, ritz_pairs
 
 CRITERIA = ("residual", "value")
@@ -69,13 +69,9 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
     ratios = errors / residual_bound(pairs.values, pairs.norm, goal.tol)
     quick = trusted if goal.criterion == "value" else jnp.array(False)
     least = jnp.where(quick, goal.num_pairs + 1, min_steps(goal.num_pairs))
-    enough = (state.num_products >= least) | (state.used >= _dimension(state))
+    enough = (state.num_products >= least) | (state.used >= dimension(state))
     done = (enough & jnp.all(ratios <= 1)) | ~jnp.isfinite(pairs.norm)
     return _turn(state, goal, jumped, pairs, ratios), jumped, done
-
-
-def _dimension(state: KrylovState) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(state.vector))
 
 
 def _turn(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPairs, ratios: jax.Array) -> KrylovState:

@@ -21,6 +21,14 @@ from cljax.spectral.run_file import SavedRun, check_repeated, load_run, save_run
 _FIRST_CAPACITY = 16
 
 
+def capacities(capacity: int, width: int, memory: Memory) -> list[int]:
+    """Places in the basis of a run on the device, as it grows: at once all of those that a bounded basis may have."""
+    sizes = [capacity if memory.basis_size is not None else min(capacity, max(_FIRST_CAPACITY, 2 * width))]
+    while sizes[-1] < capacity:
+        sizes.append(min(capacity, 2 * sizes[-1]))
+    return sizes
+
+
 class DeviceRun:
     """A run between two steps, the basis on the device; it hands its memory on from step to step.
 
@@ -125,11 +133,11 @@ def run_on_host(
         ValueError: if the checkpoint file is broken, or that of another run.
     """
     width = jax.tree.leaves(vectors)[0].shape[0]
-    first = min(capacity, max(_FIRST_CAPACITY, 2 * width))
     run: Any
     if memory.offload:
         run = OffloadedRun(vectors, key, capacity, guess, struct)
     else:
+        first = capacities(capacity, width, memory)[0]
         run = DeviceRun(_start(vectors, key, first, tree.is_replicated(vectors), guess, memory.half))
     jumped, done, path = jnp.array(False), False, None
     if loop.checkpoint is not None:

@@ -82,7 +82,7 @@ def krylov_start(
     width = jax.tree.leaves(vectors)[0].shape[0]
     dtype = jnp.result_type(*jax.tree.leaves(vectors))
     first = jax.tree.map(lambda x: x[0], vectors)
-    basis = tree.basis_zeros(first, capacity, flatten, half)
+    basis = tree.basis_zeros(first, width, flatten, half)
     seed = jax.random.bits(key, dtype=jnp.uint32)
 
     def add(index: jax.Array, basis: PyTree) -> PyTree:
@@ -92,10 +92,11 @@ def krylov_start(
 
     basis = jax.lax.fori_loop(0, width, add, basis)
     zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    square = jnp.zeros((capacity, capacity), dtype)
+    square = jnp.zeros((width, width), dtype)
     diagonal = jnp.zeros((width, width), dtype) if guess is None else jnp.diag(guess.astype(dtype))
     vector = tree.basis_get(basis, 0, first)
-    return KrylovState(basis, vector, square, diagonal, count, count, count, zero, square[0], seed)
+    state = KrylovState(basis, vector, square, diagonal, count, count, count, zero, square[0], seed)
+    return krylov_grow(state, capacity)
 
 
 def krylov_grow(state: KrylovState, capacity: int) -> KrylovState:
@@ -125,7 +126,7 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
     column, rest = first + second, tree.norm(w)
     column_norm = jnp.max(safe_norms(column[:, None]))
     scale = jnp.maximum(jnp.max(safe_norms(state.matrix)), jnp.hypot(column_norm, rest))
-    exhausted = (rest <= 8 * jnp.finfo(rest.dtype).eps * scale) | (place >= tree.size(state.vector))
+    exhausted = (rest <= 8 * jnp.finfo(rest.dtype).eps * scale) | (place >= dimension(state))
     seed = state.seed + state.num_products.astype(jnp.uint32)
     following = jax.lax.cond(
         exhausted, lambda: _random_orthogonal(state.basis, w, seed), lambda: tree.normalize(w, rest)
@@ -189,6 +190,11 @@ def safe_norms(matrix: jax.Array) -> jax.Array:
     greatest = jnp.max(jnp.abs(matrix))
     unit = jnp.where((greatest > 0) & jnp.isfinite(greatest), greatest, 1)
     return unit * jnp.sqrt(jnp.sum((matrix / unit) ** 2, axis=0))
+
+
+def dimension(state: KrylovState) -> int:
+    """Entries of a vector, as far as they can be counted in int32: more than a basis can have vectors."""
+    return min(tree.size(state.vector), 2**31 - 1)
 
 
 def _replace(state: KrylovState, **changes: object) -> KrylovState:

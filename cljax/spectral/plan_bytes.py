@@ -1,0 +1,129 @@
+"""What the programs of a Krylov run take, from XLA's memory analysis: they are compiled for shapes, and none is run.
+
+Numbers are bytes on one device: arguments, results and temporary arrays; what one step hands to the next counts once.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cljax import tree
+from cljax._typing import PyTree
+from cljax.curvature.base import LinearOperator
+from cljax.spectral import driver, host_driver, recurrence
+from cljax.spectral.goal import Goal
+from cljax.spectral.krylov import krylov_start
+from cljax.spectral.memory import Memory
+from cljax.spectral.three_term import ThreeTermState, three_term_run, three_term_update
+
+
+def num_bytes(shapes: PyTree) -> int:
+    """Bytes on one device of all leaves, arrays or ``jax.ShapeDtypeStruct``."""
+
+    def leaf(x: Any) -> int:
+        shape = x.sharding.shard_shape(x.shape) if getattr(x, "sharding", None) is not None else x.shape
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(leaf(x) for x in jax.tree.leaves(shapes) if hasattr(x, "dtype"))
+
+
+class Programs:
+    """The programs of a search, compiled when they are asked for.
+
+    Args:
+        op: symmetric operator of arrays or shapes.
+        goal: what is looked for.
+        num_steps: most products.
+        width: start vectors.
+        num_results: vectors that the search returns.
+    """
+
+    def __init__(self, op: LinearOperator, goal: Goal, num_steps: int, width: int, num_results: int) -> None:
+        self._op, self._goal, self._num_steps, self._num_results = op, goal, num_steps, num_results
+        self._vector = jax.tree.map(lambda x: _shape(x, work=True), op.struct)
+        self._operand = jax.tree.map(_shape, op.struct)
+        self._vectors, self._width = _several(self._vector, width), width
+        shardings = [x.sharding for x in jax.tree.leaves(op.struct)]
+        self._flatten = all(sharding is None or sharding.is_fully_replicated for sharding in shardings)
+        self._key = jax.eval_shape(lambda: jax.random.key(0))
+        self._op_bytes, self._vector_bytes = num_bytes(op), num_bytes(self._vector)
+
+    def compiled(self, capacity: int, memory: Memory) -> int:
+        """The compiled loop, and the vectors that are made of its basis."""
+        options = {"num_steps": self._num_steps, "capacity": capacity, "flatten": self._flatten, "half": memory.half}
+        found = _analysis(driver._compiled.lower(self._op, self._vectors, self._key, self._goal, None, **options))
+        kept = found.argument_size_in_bytes + found.output_size_in_bytes
+        return kept + max(found.temp_size_in_bytes, self._num_results * self._vector_bytes)
+
+    def host(self, capacity: int, memory: Memory) -> int:
+        """The host loop, which makes a larger basis by a copy when one is full and may grow."""
+        sizes = host_driver.capacities(capacity, self._width, memory)
+        state = self._state(capacity, memory.half)
+        before = num_bytes(self._state(sizes[-2], memory.half)) if len(sizes) > 1 else 0
+        update = self._vector_bytes + _analysis(host_driver._update.lower(state, self._operand)).temp_size_in_bytes
+        results = self._num_results * self._vector_bytes
+        return self._resident + num_bytes(state) + max(before, update, self._apply, results)
+
+    def offloaded(self) -> int:
+        """The device's part while the basis is on the host."""
+        results = self._num_results * self._vector_bytes
+        return self._resident + max(self._vector_bytes + self._apply, results)
+
+    def without_basis(self, compiled: bool) -> int:
+        """The three-term recurrence."""
+        if compiled:
+            keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+            options = {"run": three_term_run, "num_steps": self._num_steps}
+            found = _analysis(recurrence._each_compiled.lower(self._op, keys, (), **options))
+            return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+        numbers: Any = jax.ShapeDtypeStruct((self._num_steps,), jnp.float32)
+        count: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        state = ThreeTermState(self._vector, self._vector, numbers, numbers, count)
+        update = _analysis(recurrence._update.lower(state, self._operand, three_term_update)).temp_size_in_bytes
+        return self._resident + num_bytes(state) + max(self._vector_bytes + update, self._apply)
+
+    def _state(self, capacity: int, half: bool) -> PyTree:
+        start = functools.partial(krylov_start, capacity=capacity, flatten=self._flatten, half=half)
+        state = jax.eval_shape(start, self._vectors, self._key)
+        basis = state.basis if self._flatten else _several(self._vector, capacity, jnp.uint16 if half else None)
+        return dataclasses.replace(state, basis=basis, vector=self._vector)
+
+    @functools.cached_property
+    def _product(self) -> PyTree:
+        return jax.eval_shape(lambda op: op.linearize(), self._op)
+
+    @functools.cached_property
+    def _resident(self) -> int:
+        """The operator, and what its product keeps."""
+        return self._op_bytes + _analysis(driver._linearized.lower(self._op)).output_size_in_bytes
+
+    @functools.cached_property
+    def _apply(self) -> int:
+        """One product: a copy of the vector in the operator's dtypes, the result, and all between."""
+        found = _analysis(driver._apply.lower(self._product, self._operand))
+        return num_bytes(self._operand) + found.output_size_in_bytes + found.temp_size_in_bytes
+
+
+def _shape(x: Any, work: bool = False) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, tree.work_dtype(x.dtype) if work else x.dtype, sharding=x.sharding)
+
+
+def _several(vector: PyTree, num: int, dtype: Any = None) -> PyTree:
+    """Shapes of some vectors, in the shardings of one."""
+
+    def leaf(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = x.sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        return jax.ShapeDtypeStruct((num, *x.shape), dtype or x.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, vector)
+
+
+def _analysis(lowered: Any) -> Any:
+    return lowered.compile().memory_analysis()
