@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks import bench_products
+from benchmarks import bench_lanczos, bench_products
 from benchmarks.compare import compare
 from benchmarks.harness import FORMAT, environment, prepare_output, read_results, write_results
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
 from cljax._checks import check_positive_int
 from cljax._registry import lookup
 
-BENCHMARKS = {"products": bench_products.run}
+BENCHMARKS = {"products": bench_products.run, "lanczos": bench_lanczos.run}
 """Benchmarks by name, called as ``run(problems, repeats, console)``; they print and return rows."""
 
 
@@ -25,6 +25,8 @@ class Run:
 
     "products": what a Hessian, a Gauss-Newton and a tangent-kernel product cost in units of a gradient of the same
     batch, by XLA's FLOP count and by time, with the project's targets.
+
+    "lanczos": what 90 Lanczos steps cost in units of their 90 Hessian products, by time, with the project's target.
 
     $ python -m benchmarks run products --problems mlp lenet --repeats 10
 

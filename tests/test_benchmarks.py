@@ -89,6 +89,19 @@ def test_result_file(results):
             assert row["flops_in_gradients"] == row["time_in_gradients"]["median"] == 1
 
 
+def test_lanczos_in_its_products(tmp_path, capsys):
+    path = tmp_path / "lanczos.json"
+    assert main("run", "lanczos", "--problems", "mlp", "--size", "tiny", "--repeats", "2", "--output", path) == 0
+    rows = {(row["operator"], row["form"]): row for row in harness.read_results(path)["rows"]}
+    assert set(rows) == {("gradient", ""), *((o, d) for o in ("products", "lanczos") for d in ("compiled", "host"))}
+    for driver in ("compiled", "host"):
+        row = rows["lanczos", driver]
+        assert row["time_in_products"]["num_samples"] == 2
+        assert row["target_met"] == (row["time_in_products"]["median"] <= 1.2)
+    assert "90 steps" in capsys.readouterr().out
+    assert compare(harness.read_results(path), harness.read_results(path), Console()) == 0
+
+
 def test_tables(results, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     arguments = ["run", "products", "--problems", "mlp", "mlp", "--size", "tiny", "--batch-size", "5", "--repeats", "0"]
@@ -176,7 +189,7 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text("[]")
     for arguments, expected in [
-        (("run", "prodcts"), "benchmark: expected one of products; got 'prodcts'; did you mean 'products'?"),
+        (("run", "prodcts"), "benchmark: expected one of products, lanczos; got 'prodcts'; did you mean 'products'?"),
         (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
         (("run", "products", "--size", "huge"), "size: expected one of auto, full, cpu, tiny; got 'huge'"),
         (("run", "products", "--repeats", "-1"), "repeats: expected an integer of at least 0, got -1"),
@@ -199,7 +212,7 @@ def test_module_runs_as_a_program():
         [sys.executable, "-m", "benchmarks", "run", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "benchmarks: error: benchmark: expected one of products; got 'nothing'\n"
+    assert found.stderr == "benchmarks: error: benchmark: expected one of products, lanczos; got 'nothing'\n"
 
 
 def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, capsys):

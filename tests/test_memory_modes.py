@@ -8,6 +8,7 @@ import pytest
 from cljax import curvature, spectral, tree
 from cljax.spectral import driver
 from cljax.spectral.extremes import _cold_goal
+from cljax.spectral.krylov import krylov_start, krylov_update
 from tests.oracles import eps
 from tests.test_lanczos import operator, random_symmetric
 
@@ -129,6 +130,18 @@ def test_memory_of_the_compiled_loop(basis_size, half):
     # the result of the loop has the basis
     assert basis <= found.output_size_in_bytes
     assert found.temp_size_in_bytes + found.output_size_in_bytes <= 1.25 * basis
+
+
+def test_a_step_costs_its_passes_over_the_basis():
+    """Beside the product: two passes of 4 m n operations and, in the branch for an exhausted space, three more."""
+    n, m = 100_000, 41
+    vectors, key = jax.ShapeDtypeStruct((1, n), jnp.float32), jax.eval_shape(lambda: KEY)
+    state = jax.eval_shape(lambda v, k: krylov_start(v, k, m, True), vectors, key)
+    program = jax.jit(krylov_update, donate_argnums=0).lower(state, jax.ShapeDtypeStruct((n,), jnp.float32)).compile()
+    cost = program.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    assert 5 * 4 * m * n <= cost["flops"] <= 5 * 4 * m * n + 60 * n
+    assert program.memory_analysis().temp_size_in_bytes <= 6 * 4 * n
 
 
 @pytest.mark.parametrize("flatten", [True, False])
