@@ -79,6 +79,21 @@ def test_a_small_basis_finds_the_same(driver):
     assert pairs.num_products > 14
 
 
+@DRIVERS
+def test_a_run_that_ends_before_its_basis_is_full_has_no_ghosts(driver):
+    matrix = random_symmetric(np.r_[9.0, 7.0, np.linspace(-0.01, 0.01, 96), -6.0, -8.0])
+    pairs = spectral.extreme_eigenpairs(
+        operator(matrix),
+        jax.random.key(0),
+        num_top=2,
+        num_bottom=2,
+        memory=spectral.Memory(basis_size=40),
+        driver=driver,
+    )
+    assert pairs.num_products < 16  # fewer than a restart would keep
+    check(pairs, matrix, 2, 2)
+
+
 def test_a_small_basis_and_few_products_end_with_status_budget():
     matrix = random_symmetric(np.linspace(-1, 1, 150))
     pairs = spectral.extreme_eigenpairs(

@@ -188,7 +188,6 @@ def _compiled(
 
     def run_and_restart(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         state, jumped, done = jax.lax.while_loop(has_room, step, carry)
-        # a run that ended early has wanted pairs all the same, and places enough
         return compress(state, *kept), jumped, done
 
     return jax.lax.while_loop(unfinished, run_and_restart, carry)[:2]

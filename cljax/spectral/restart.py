@@ -36,7 +36,7 @@ def compress(state: KrylovState, num_top: int, num_bottom: int) -> KrylovState:
         num_bottom: how many of the least are kept.
 
     Returns:
-        A state with num_top + num_bottom used vectors in the same basis.
+        A state with at most num_top + num_bottom used vectors in the same basis.
 
     References:
         Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIMAX 22 (2000), section 2.
@@ -52,12 +52,15 @@ def compress(state: KrylovState, num_top: int, num_bottom: int) -> KrylovState:
     couplings = jnp.matmul(couplings, coefficients.T, precision=jax.lax.Precision.HIGHEST)
     matrix = jnp.zeros_like(state.matrix)
     matrix = matrix.at[:kept, :kept].set(jnp.diag(values[index])).at[kept : kept + width, :kept].set(couplings)
+    enough = state.used >= kept
+    # the identity rather than another branch, which would hold a second basis
+    rows = jnp.where(enough, rows, jnp.eye(capacity, dtype=rows.dtype))
     return KrylovState(
         basis=tree.basis_recombine(state.basis, rows),
         vector=state.vector,
-        matrix=matrix,
+        matrix=jnp.where(enough, matrix, state.matrix),
         guess=state.guess,
-        used=jnp.full_like(state.used, kept),
+        used=jnp.minimum(state.used, kept),
         num_products=state.num_products,
         num_breakdowns=state.num_breakdowns,
         asymmetry=asymmetry(state),
