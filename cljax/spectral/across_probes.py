@@ -6,25 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax.spectral.estimate import Estimate, standard_error
-
-
-@jax.jit
-def mean_and_error(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean over probes and its standard error.
-
-    Args:
-        samples: (num_probes, ...), independent.
-
-    Returns:
-        Both of shape (...); the error is NaN for one probe and not below eps·|mean|.
-    """
-    greatest = jnp.max(jnp.abs(samples), axis=0)
-    unit = jnp.where(greatest == 0, 1, greatest)  # squares of tiny and huge samples leave the range
-    scaled = samples / unit[None]
-    mean = jnp.mean(scaled, axis=0)
-    error = standard_error(mean, jnp.sum((scaled - mean[None]) ** 2, axis=0), samples.shape[0])
-    return unit * mean, unit * error
+from cljax.spectral.estimate import Estimate, mean_and_error
 
 
 def probed_estimate(samples: jax.Array, num_products: int) -> Estimate:

@@ -8,7 +8,8 @@ import numpy as np
 
 from cljax._checks import check_positive_int
 from cljax._pytree import pytree_dataclass, static
-from cljax.spectral.across_probes import ProbedSpectrum, band, mean_and_error
+from cljax.spectral.across_probes import ProbedSpectrum, band
+from cljax.spectral.estimate import mean_and_error
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

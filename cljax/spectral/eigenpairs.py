@@ -18,10 +18,14 @@ class Status(enum.IntEnum):
     CONVERGED = 0
     """Its error is at most the tolerance."""
     ROUNDING = 1
-    """Its residual is above the tolerance and at the level of rounding, 32 eps ‖A‖: no product would lower it."""
-    BUDGET = 2
+    """Its residual is at the level of rounding, 32 eps ‖A‖, which is above the tolerance: no product would lower
+    it. More extreme pairs within some hundred eps ‖A‖ may be hidden."""
+    LIKELY = 2
+    """Its error is at most the tolerance, but the products of a cold run were used up before its residual was so small
+    that a random start hardly hides a more extreme pair."""
+    BUDGET = 3
     """The products were used up before."""
-    NOT_FINITE = 3
+    NOT_FINITE = 4
     """The operator gave NaN or infinity."""
 
 
@@ -65,7 +69,7 @@ class Eigenpairs:
 
     @property
     def converged(self) -> jax.Array:
-        """(k,) bool: the error by the criterion of the run is at most the tolerance, or at the level of rounding."""
+        """(k,) bool: the error is at most the tolerance or the rounding, and no more extreme pair is likely hidden."""
         return self.status <= Status.ROUNDING
 
 

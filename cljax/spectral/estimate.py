@@ -30,25 +30,26 @@ class Estimate:
     converged: jax.Array
 
 
-def mean_and_error(samples: jax.Array, count: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+@jax.jit
+def mean_and_error(samples: jax.Array, count: jax.Array | int | None = None) -> tuple[jax.Array, jax.Array]:
     """Mean of the first samples and its standard error.
 
     Args:
-        samples: (capacity,), the first ``count`` of them set.
-        count: how many.
+        samples: (capacity, ...), independent, the first ``count`` of them set.
+        count: how many; None for all.
 
     Returns:
-        Scalars; the error is NaN for one sample and not below eps·|mean|.
+        Both of shape (...); the error is NaN for one sample and not below eps·|mean|.
     """
-    used = jnp.arange(samples.shape[0]) < count
+    number = samples.shape[0] if count is None else count
+    used = (jnp.arange(samples.shape[0]) < number).reshape(-1, *(1,) * (samples.ndim - 1))
     samples = jnp.where(used, samples, 0)
-    greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(samples)))
+    greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(samples), axis=0))
     unit = jnp.where(greatest == 0, 1, greatest)  # squares of tiny and huge samples leave the range
-    count = jnp.asarray(count, samples.dtype)
-    mean = jnp.sum(samples / unit) / count
-    spread = jnp.sum(jnp.where(used, (samples / unit - mean) ** 2, 0))
-    error = standard_error(mean, spread, count)
-    return unit * mean, unit * error
+    scaled = samples / unit[None]
+    mean = jnp.sum(scaled, axis=0) / jnp.asarray(number, samples.dtype)
+    spread = jnp.sum(jnp.where(used, (scaled - mean[None]) ** 2, 0), axis=0)
+    return unit * mean, unit * standard_error(mean, spread, number)
 
 
 def standard_error(mean: jax.Array, spread: jax.Array, count: jax.Array | int) -> jax.Array:

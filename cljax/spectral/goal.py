@@ -8,6 +8,9 @@ from cljax.spectral.krylov import KrylovState, dimension, krylov_turn
 from cljax.spectral.ritz import RitzPairs, ritz_pairs
 
 CRITERIA = ("residual", "value")
+COLD_TOL = 1e-6
+"""Relative residual that a cold run is carried on to, whatever its tolerance: a random start may hide a more extreme
+pair behind a converged one with a probability of the order of the residual."""
 JUMP = 0.8
 """Change of a kept pair, in norms of the operator, above which a warm start is taken for a cold one."""
 CHECK_SHARE = 0.2
@@ -62,16 +65,51 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
     scale = jnp.maximum(pairs.norm, jnp.max(jnp.abs(goal.previous)))
     change = jnp.maximum(pairs.residual_norms, jnp.abs(pairs.values - goal.previous))
     jumped |= at_kept & jnp.any(change > JUMP * scale)
-    errors = pairs.residual_norms
     trusted = goal.warm & ~jumped
-    if goal.criterion == "value":
-        errors = jnp.where(trusted, pairs.value_errors, errors)
-    ratios = errors / residual_bound(pairs.values, pairs.norm, goal.tol)
+    ratios = jnp.maximum(error_ratios(pairs, goal, trusted), hidden_ratios(pairs, goal, trusted))
     quick = trusted if goal.criterion == "value" else jnp.array(False)
     least = jnp.where(quick, goal.num_pairs + 1, min_steps(goal.num_pairs))
     enough = (state.num_products >= least) | (state.used >= dimension(state))
     done = (enough & jnp.all(ratios <= 1)) | ~jnp.isfinite(pairs.norm)
     return _turn(state, goal, jumped, pairs, ratios), jumped, done
+
+
+def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
+    """The errors that the criterion names, in units of what counts as converged: (k,).
+
+    Args:
+        pairs: the pairs.
+        goal: what is looked for.
+        trusted: scalar bool, whether the run started from kept vectors and the spectrum has not jumped.
+
+    Returns:
+        At most 1 where they are small enough.
+    """
+    errors = pairs.residual_norms
+    if goal.criterion == "value":
+        errors = jnp.where(trusted, pairs.value_errors, errors)
+    return _ratios(errors, residual_bound(pairs.values, pairs.norm, goal.tol))
+
+
+def hidden_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
+    """How far residuals are from what makes it improbable that a random start hides a more extreme pair: (k,).
+
+    Args:
+        pairs: the pairs.
+        goal: what is looked for.
+        trusted: as for ``error_ratios``; then nothing is asked for.
+
+    Returns:
+        At most 1 where they are small enough.
+    """
+    enough = residual_bound(pairs.values, pairs.norm, jnp.minimum(goal.tol, COLD_TOL))
+    # vectors stored in bfloat16 allow no less than about their rounding
+    return jnp.where(trusted, 0, _ratios(pairs.residual_norms, jnp.maximum(enough, 2 * pairs.roundings)))
+
+
+def _ratios(errors: jax.Array, bounds: jax.Array) -> jax.Array:
+    # of the zero operator both are 0
+    return jnp.where(errors == 0, 0, errors / jnp.where(bounds > 0, bounds, 1))
 
 
 def _turn(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPairs, ratios: jax.Array) -> KrylovState:

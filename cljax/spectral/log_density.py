@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax._pytree import pytree_dataclass
-from cljax.spectral.across_probes import mean_and_error
+from cljax.spectral.estimate import mean_and_error
 
 
 @pytree_dataclass

@@ -16,7 +16,8 @@ class Memory:
             the run restarts from the best Ritz vectors whenever the basis is full.
         half: keep the vectors in bfloat16: half of the memory. Coefficients, products and what is returned stay in
             float32 at least. Residuals do not fall below about 0.004 ‖A‖, the rounding of the vectors, which they
-            include; values are more accurate, the more so the larger the operator, and returned vectors orthonormal up
+            include; a cold run ends there, and what its start hides is of that order too;
+            values are more accurate, the more so the larger the operator, and returned vectors orthonormal up
             to rounding of bfloat16. Not with ``basis_size``: each restart would round the kept vectors anew.
         offload: keep the vectors in the host's memory, in float32 or wider, and orthogonalize there: the device holds a
             few vectors, and two of them are moved in each step. Host loop only.

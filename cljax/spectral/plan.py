@@ -11,7 +11,8 @@ from cljax._checks import check_positive_int, check_tol
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.eigenpairs import num_guards
-from cljax.spectral.extremes import _cold_goal, check_memory, check_sizes
+from cljax.spectral.extremes import check_memory, check_sizes, cold_goal
+from cljax.spectral.goal import COLD_TOL
 from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.plan_bytes import Programs
 from cljax.spectral.plan_products import estimate_products
@@ -137,7 +138,7 @@ def plan(
     budget = _device_budget() if budget_bytes is None else check_positive_int("budget_bytes", budget_bytes)
     chosen = choose_driver(driver, op)
     work = jax.eval_shape(tree.to_work, op.struct)
-    goal = _cold_goal(tol, work, num_top, num_bottom, "residual", width)
+    goal = cold_goal(tol, work, num_top, num_bottom, "residual", width)
     steps, results = min(max_products, dimension), num_top + num_bottom + num_guards(num_top, num_bottom, dimension)
     programs = Programs(op, goal, max_products, width, results)
     run_bytes = programs.compiled if chosen == "compiled" else programs.host
@@ -146,7 +147,7 @@ def plan(
         places = None if memory is None or memory.basis_size is None else memory.basis_size - width
         products = max_products if places is not None else steps
         if relative_gap is not None:
-            products = estimate_products(dimension, num_top, num_bottom, tol, relative_gap, places)
+            products = estimate_products(dimension, num_top, num_bottom, min(tol, COLD_TOL), relative_gap, places)
         return PlannedMode(name, memory, device, host, products, None if budget is None else device <= budget)
 
     least = num_top + num_bottom + 4 + width

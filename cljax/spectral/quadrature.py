@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax._pytree import pytree_dataclass, static
-from cljax.spectral.across_probes import ProbedSpectrum, band, mean_and_error
+from cljax.spectral.across_probes import ProbedSpectrum, band
+from cljax.spectral.estimate import mean_and_error
 from cljax.spectral.log_density import LogDensity, gaussian_mixture, log_density
 
 

@@ -17,6 +17,7 @@ class RitzPairs:
         residual_norms: (k,), ‖A y − θ y‖ from the measured columns of the projected operator and, for a basis in
             bfloat16, the most that its rounding can add, that of different vectors being taken for independent; +inf
             where the space is still too small for k pairs.
+        roundings: (k,), the part of the residual norms that comes from vectors stored in bfloat16, else 0.
         value_errors: (k,), estimate of the distance to the eigenvalue meant: 2 residual² / distance to the nearest
             other Ritz value, and the rounding of the basis; at most the residual. Half of the distance stands for the
             gap.
@@ -27,6 +28,7 @@ class RitzPairs:
     values: jax.Array
     coefficients: jax.Array
     residual_norms: jax.Array
+    roundings: jax.Array
     value_errors: jax.Array
     norm: jax.Array
     least_known: jax.Array
@@ -89,7 +91,7 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     residuals = jnp.where(enough, residuals[index], jnp.inf)
     quadratic = 2 * residuals * (residuals / jnp.where(alone, 1, distance)) + rounding[index]
     value_errors = jnp.where(alone | ~enough, residuals, jnp.minimum(residuals, quadratic))
-    return RitzPairs(chosen, vectors[:, index].T, residuals, value_errors, norm, least_known)
+    return RitzPairs(chosen, vectors[:, index].T, residuals, rounding[index], value_errors, norm, least_known)
 
 
 def guard_pairs(state: KrylovState, num_top: int, num_bottom: int) -> tuple[jax.Array, jax.Array]:

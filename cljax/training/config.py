@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from cljax._checks import check_positive_int
+from cljax.spectral.goal import CRITERIA
 
 SCHEDULES = ("cosine", "constant")
-CRITERIA = ("value", "residual")
 _GREATEST = float(np.finfo(np.float32).max)
 LOSSES = ("shannon", "squared", "bernoulli", "sparsemax", "poisson")
 
