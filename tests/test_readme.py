@@ -27,7 +27,7 @@ def test_all_blocks_are_known():
     assert {command.split()[0] for command in COMMANDS} == {"pip", "cljax", "pytest", "python"}
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["own-model", "own-loop", "theory"])
+@pytest.mark.parametrize("code", PYTHON, ids=["own-model", "spectra", "own-loop", "theory"])
 def test_python(code, capsys):
     exec(compile(code, "README.md", "exec"), {})
     assert "nan" not in capsys.readouterr().out.lower()
