@@ -7,7 +7,7 @@ import pytest
 
 from cljax import curvature, spectral, tree
 from cljax.spectral import driver
-from cljax.spectral.extremes import _cold_goal
+from cljax.spectral.extremes import cold_goal
 from cljax.spectral.krylov import krylov_start, krylov_update
 from tests.oracles import eps
 from tests.test_lanczos import operator, random_symmetric
@@ -120,7 +120,7 @@ def test_memory_of_the_compiled_loop(basis_size, half):
     """At most 1.25 times the basis, for 20 million parameters, compiled only."""
     op = curvature.FunctionOperator(scaled, STRUCT, STRUCT)
     vectors = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), STRUCT)
-    goal = _cold_goal(1e-3, STRUCT, num_top=2, num_bottom=1, criterion="residual", num_cold=1)
+    goal = cold_goal(1e-3, STRUCT, num_top=2, num_bottom=1, criterion="residual", num_cold=1)
     program = driver._compiled.lower(
         op, vectors, jax.eval_shape(lambda: KEY), goal, None, num_steps=90, capacity=basis_size, flatten=True, half=half
     )
