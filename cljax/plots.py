@@ -216,18 +216,15 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
 
 
 def _structure_figure(rows: list[dict[str, Any]], title: str) -> Figure:
+    measured = "structure_min" in rows[0]
     figure = Figure(figsize=(7.5, 5.6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    ratios = (2, 1) if measured else (1,)
+    axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     steps = _column(rows, "step")
-    if "structure_min" in rows[0]:
-        least, greatest = _column(rows, "structure_min"), _column(rows, "structure_max")
-        top.fill_between(steps, least, greatest, color=_GREEN, alpha=0.12, lw=0)
-        top.plot(steps, greatest, color=_GREEN, label="λmax over the batch")
-        top.plot(steps, least, color=_BLUE, label="λmin over the batch")
-        top.set_yscale("log")
-        top.legend()
-    top.set_ylabel("eigenvalue of J Jᵀ  [score² / parameter²]")
-    top.set_title(f"{title}: structure matrices and gradient energy", loc="left")
+    if measured:
+        _draw_structure(axes[0], rows)
+    axes[0].set_title(f"{title}: {'structure matrices and ' if measured else ''}gradient energy", loc="left")
+    bottom = axes[-1]
     bottom.plot(steps, _column(rows, "gradient_energy"), color=_RED, label="gradient energy, mean |∇ℓ|²")
     bottom.plot(steps, _column(rows, "gradient_norm") ** 2, color=_GREY, ls="--", label="|mean ∇ℓ|²")
     bottom.set_yscale("log")
@@ -235,6 +232,16 @@ def _structure_figure(rows: list[dict[str, Any]], title: str) -> Figure:
     bottom.set_xlabel("step")
     bottom.legend()
     return figure
+
+
+def _draw_structure(ax: Axes, rows: list[dict[str, Any]]) -> None:
+    steps, least, greatest = (_column(rows, name) for name in ("step", "structure_min", "structure_max"))
+    ax.fill_between(steps, least, greatest, color=_GREEN, alpha=0.12, lw=0)
+    ax.plot(steps, greatest, color=_GREEN, label="λmax over the batch")
+    ax.plot(steps, least, color=_BLUE, label="λmin over the batch")
+    ax.set_yscale("log")
+    ax.set_ylabel("eigenvalue of J Jᵀ  [score² / parameter²]")
+    ax.legend()
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:

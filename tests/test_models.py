@@ -1,4 +1,4 @@
-"""Models: shapes, sizes in closed form, derivatives, independence of examples, and one trace for equal models."""
+"""Models of images: shapes, sizes in closed form, derivatives, independence of examples, one trace for equal models."""
 
 import functools
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.training.models import MODELS, create_model, num_params
-from cljax.training.models.create import _graphdef
+from cljax.training.models import create_model, num_params
+from cljax.training.models.create import _abstract
 
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 SMALL = {
@@ -76,7 +76,7 @@ def apply(apply_fn, params, x):
 
 
 @pytest.mark.parametrize("data", SHAPES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_shapes_on_every_data_set(name, data):
     apply_fn, params = function_and_struct(name, SHAPES[data], 10, **SMALL[name])
     inputs = jax.ShapeDtypeStruct((2, *SHAPES[data]), jnp.float32)
@@ -85,7 +85,7 @@ def test_shapes_on_every_data_set(name, data):
     assert scores.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_plain_float32_parameters_and_finite_scores(name):
     model = build(name)
     scores = apply(model.apply_fn, model.params, inputs_of((8, 8, 1)))
@@ -129,7 +129,7 @@ def test_skips_go_around_what_keeps_the_shape():
     assert jnp.std(apply(without.apply_fn, params, x), axis=0).max() == 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_examples_do_not_see_each_other(name):
     model, x = build(name), inputs_of((8, 8, 1))
     apply_fn = model.apply_fn
@@ -145,7 +145,7 @@ def test_examples_do_not_see_each_other(name):
     np.testing.assert_allclose(changed[0], batch[0], atol=tol)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_hessian_products_are_symmetric_and_the_same_in_all_modes(name):
     model, x = build(name), inputs_of((8, 8, 1))
     labels = jnp.arange(4) % 3
@@ -195,7 +195,7 @@ def test_same_key_same_parameters():
     assert not np.array_equal(a.params["head"]["kernel"], c.params["head"]["kernel"])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_equal_models_have_equal_functions_and_one_trace(name):
     args = name, (8, 8, 1), 3
     a, params = function_and_struct(*args, **SMALL[name])
@@ -213,7 +213,7 @@ def test_equal_models_have_equal_functions_and_one_trace(name):
         return apply_fn(params, x)
 
     jitted = jax.jit(scores, static_argnums=0)
-    _graphdef.cache_clear()  # the module is then first built inside the trace
+    _abstract.cache_clear()  # the module is then first built inside the trace
     inputs = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     jitted.lower(a, params, inputs)
     jitted.lower(b, params, inputs)

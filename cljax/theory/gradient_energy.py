@@ -4,9 +4,10 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cljax import tree
-from cljax._batch import Batch, as_batch, weighted_mean
+from cljax._batch import Batch, as_batch, expand_weight, weighted_mean
 from cljax._checks import check_inexact_tree
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import as_callable_tree, highest_precision
@@ -18,11 +19,13 @@ def gradient_energy(
 ) -> jax.Array:
     """Σ wᵢ |∇ℓᵢ|² / Σ wᵢ: norms of per-example gradients, not the norm of the batch's gradient.
 
+    A sequence is one example: ℓᵢ is the weighted mean over its tokens, wᵢ the sum of their weights.
+
     Each example passes through the model as a batch of one, so the model must not couple examples (no batch norm).
 
     Args:
-        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
-        loss: per-example ``loss(scores, targets) -> (batch,)``.
+        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, ..., K): hashable, or a callable pytree.
+        loss: per-example ``loss(scores, targets) -> (batch, ...)``, never reduced.
         params: pytree of floating arrays.
         batch: a ``cljax.Batch``, or a tuple (inputs, targets).
         chunk_size: examples whose gradients are held at a time; None for as many as fit in 256 MiB.
@@ -32,7 +35,7 @@ def gradient_energy(
 
     Raises:
         TypeError: if ``params`` has a leaf that is not floating, or a function is not hashable.
-        ValueError: if the batch is empty, the loss is not of shape (batch,), or ``chunk_size`` is below 1.
+        ValueError: if the batch is empty, the loss is not one an example or token, or ``chunk_size`` is below 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,13 +59,19 @@ def gradient_energy(
 @highest_precision
 def _energy(apply_fn: Any, loss: Any, params: PyTree, batch: Batch, chunk_size: int) -> jax.Array:
     losses = jax.eval_shape(lambda p: loss(apply_fn(p, batch.inputs), batch.targets), params)
-    if losses.shape != (batch.num_examples,):
-        raise ValueError(f"loss: expected one loss an example, shape ({batch.num_examples},), got {losses.shape}")
+    if losses.shape[:1] != (batch.num_examples,):
+        raise ValueError(
+            f"loss: expected one loss an example or token, shape ({batch.num_examples}, ...), got {losses.shape}"
+        )
+    weight = expand_weight(batch.weight, losses)
+    total = jnp.sum(weight, axis=tuple(range(1, weight.ndim)))
 
-    def squared_norm(example: tuple[PyTree, PyTree]) -> jax.Array:
-        inputs, targets = jax.tree.map(lambda x: x[None], example)
-        gradient = jax.grad(lambda p: loss(apply_fn(p, inputs), targets)[0])(params)
+    def squared_norm(example: tuple[PyTree, PyTree, jax.Array]) -> jax.Array:
+        inputs, targets, weight = jax.tree.map(lambda x: x[None], example)
+        # what counts for nothing has no mean: give it weights 1, as its norm is not counted
+        weight = jnp.where(jnp.sum(weight) == 0, 1, weight)
+        gradient = jax.grad(lambda p: weighted_mean(loss(apply_fn(p, inputs), targets), weight))(params)
         return tree.vdot(gradient, gradient)
 
-    norms = map_examples(squared_norm, (batch.inputs, batch.targets), chunk_size)
-    return weighted_mean(norms, batch.weight)
+    norms = map_examples(squared_norm, (batch.inputs, batch.targets, weight), chunk_size)
+    return weighted_mean(norms, total)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cljax._batch import Batch
+from cljax._batch import Batch, pad_batch
 
 
 class Batches:
@@ -14,12 +14,19 @@ class Batches:
         batch_size: examples in a batch; above n counts as n.
         seed: of the order.
         multiple_of: pad every batch with examples of weight 0 to a multiple of this, the number of devices.
+        weight: None for all ones, or a leading part of the losses' shape: (n,) or (n, T).
     """
 
     def __init__(
-        self, inputs: np.ndarray, targets: np.ndarray, batch_size: int, seed: int, multiple_of: int = 1
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        batch_size: int,
+        seed: int,
+        multiple_of: int = 1,
+        weight: np.ndarray | None = None,
     ) -> None:
-        self._inputs, self._targets = inputs, targets
+        self._inputs, self._targets, self._weight = inputs, targets, weight
         self._size = min(batch_size, len(targets))
         self._padded = -(-self._size // multiple_of) * multiple_of
         self._seed = seed
@@ -43,21 +50,20 @@ class Batches:
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._targets)))
         chosen = self._order[1][index * self._size : (index + 1) * self._size]
-        return padded_batch(self._inputs[chosen], self._targets[chosen], self._padded)
+        weight = None if self._weight is None else self._weight[chosen]
+        return padded_batch(self._inputs[chosen], self._targets[chosen], self._padded, weight)
 
 
-def padded_batch(inputs: np.ndarray, targets: np.ndarray, size: int) -> Batch:
+def padded_batch(inputs: np.ndarray, targets: np.ndarray, size: int, weight: np.ndarray | None = None) -> Batch:
     """A batch of ``size`` examples, the missing ones repeated from the first with weight 0.
 
     Args:
         inputs: (n, ...), n of at least 1 and at most ``size``.
         targets: (n, ...).
         size: examples in the batch.
+        weight: None for all ones, or (n, ...).
 
     Returns:
         A batch with explicit float32 weights.
     """
-    missing = size - len(targets)
-    weight = np.concatenate([np.ones(len(targets), np.float32), np.zeros(missing, np.float32)])
-    index = np.concatenate([np.arange(len(targets)), np.zeros(missing, int)])
-    return Batch(inputs[index], targets[index], weight)
+    return pad_batch(Batch(inputs, targets, weight), size)

@@ -78,13 +78,18 @@ def run_bounds(
         The bounds, their assumptions and coverage.
 
     Raises:
-        ValueError: if the folder holds no run, or ``num_examples`` is below 1.
+        ValueError: if the folder holds no run or one on sequences, or ``num_examples`` is below 1.
         CheckpointError: if no checkpoint can be read.
     """
     if num_examples < 1:
         raise ValueError(f"num_examples: expected an integer of at least 1, got {num_examples}")
     directory = pathlib.Path(run_dir)
     run, like = make_run(RunConfig.load(directory / CONFIG))
+    if run.dataset.train_targets.ndim != 1:
+        raise ValueError(
+            f"run_dir: expected a run with one prediction an example, got {run.dataset.name}, which has one a token; "
+            "its bounds need structure matrices, which sequences do not have here"
+        )
     checkpoints = Checkpoints(directory / CHECKPOINTS, run.config.keep_checkpoints)
     found, notes, state = [], [], like
     batch: Batch = jax.tree.map(lambda x: x[:num_examples], run.curvature_batch)

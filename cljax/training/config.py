@@ -22,11 +22,13 @@ class RunConfig:
     """A tracked training run.
 
     Attributes:
-        dataset: digits (in the package), mnist, fashion_mnist, cifar10 or cifar100.
-        data_dir: folder of the data files; the environment variable CLJAX_DATA where it is not given.
-        num_train: use so many training images, chosen at random once; all where it is not given.
-        num_test: the same for test images.
-        model: mlp, cnn, lenet, resnet18 or vit.
+        dataset: digits (in the package), mnist, fashion_mnist, cifar10, cifar100, tinyshakespeare or text.
+        data_dir: folder of the data files, for text the file itself; the environment variable CLJAX_DATA where it is
+            not given.
+        num_train: use so many training examples, chosen at random once; all where it is not given.
+        num_test: the same for test examples.
+        context: characters in an example of text; 64 where it is not given.
+        model: mlp, cnn, lenet, resnet18 or vit; transformer for text.
         model_option: options of the model as NAME=VALUE, for example width=16 activation=relu.
         loss: regularizer of the Fenchel-Young loss.
         num_steps: optimizer steps.
@@ -39,7 +41,7 @@ class RunConfig:
         seed: of everything random.
         measure_every: steps from one measurement to the next; step 0 and the last step are always measured.
         measure_examples: training examples on which curvature is measured, the same ones all along.
-        structure_examples: how many of those have their structure matrices measured.
+        structure_examples: how many of those have their structure matrices measured; none of sequences.
         eval_examples: most examples for training and for test loss and accuracy.
         num_top: greatest Hessian eigenvalues tracked.
         num_bottom: least Hessian eigenvalues tracked.
@@ -62,6 +64,7 @@ class RunConfig:
     data_dir: str | None = None
     num_train: int | None = None
     num_test: int | None = None
+    context: int | None = None
     model: str = "mlp"
     model_option: tuple[str, ...] = ()
     loss: Literal["shannon", "squared", "bernoulli", "sparsemax", "poisson"] = "shannon"
@@ -100,7 +103,7 @@ class RunConfig:
             ValueError: if a value is out of range.
             TypeError: if an integer is none.
         """
-        zero = ("seed", "warmup_steps", "num_bottom", "num_top", "density_probes")
+        zero = ("seed", "warmup_steps", "num_bottom", "num_top", "density_probes", "structure_examples")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type not in ("int", int, "int | None", int | None) or value is None:

@@ -7,44 +7,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax._batch import Batch
+from cljax._batch import Batch, expand_weight
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.parallel.mesh import shard_batch
 from cljax.training.batches import padded_batch
 
-_CHUNK = 512
+_CHUNK, _CHUNK_TOKENS = 512, 8192
 
 
-def make_eval_batches(inputs: np.ndarray, targets: np.ndarray, most: int, mesh: Any) -> list[Batch]:
+def make_eval_batches(
+    inputs: np.ndarray, targets: np.ndarray, most: int, mesh: Any, weight: np.ndarray | None = None
+) -> list[Batch]:
     """The first ``most`` examples on the devices, in batches of equal shape.
 
     Args:
         inputs: (n, ...).
-        targets: (n,).
+        targets: (n,), or (n, T) for sequences.
         most: how many examples at most.
         mesh: made by ``parallel.data_mesh``.
+        weight: None for all ones, or a leading part of the losses' shape.
 
     Returns:
         Batches, the last one padded with weight 0.
     """
     total = min(most, len(targets))
-    size = -(-min(_CHUNK, total) // mesh.size) * mesh.size
-    starts = range(0, total, size)
-    parts = [(inputs[s : min(s + size, total)], targets[s : min(s + size, total)]) for s in starts]
-    return [shard_batch(padded_batch(x, y, size), mesh) for x, y in parts]
+    chunk = min(_CHUNK, max(1, _CHUNK_TOKENS // targets[0].size))
+    size = -(-min(chunk, total) // mesh.size) * mesh.size
+    parts = [slice(start, min(start + size, total)) for start in range(0, total, size)]
+    return [
+        shard_batch(padded_batch(inputs[p], targets[p], size, None if weight is None else weight[p]), mesh)
+        for p in parts
+    ]
 
 
 def evaluate(apply_fn: ApplyFn, loss: LossFn, params: PyTree, batches: list[Batch]) -> tuple[float, float]:
-    """Mean loss and accuracy.
+    """Mean loss and accuracy, of examples or of the tokens of sequences, weighted.
 
     Args:
-        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K).
+        apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, ..., K).
         loss: per-example loss.
         params: pytree of floating arrays.
         batches: from ``make_eval_batches``.
 
     Returns:
-        Mean loss, and the share of examples whose greatest score is at the label; NaN scores count as wrong.
+        Mean loss, and the share of examples or tokens whose greatest score is at the label; NaN scores count as wrong.
     """
     sums = [_sums(apply_fn, loss, params, batch) for batch in batches]
     loss_sum, correct, count = (sum(float(x) for x in column) for column in zip(*sums, strict=True))
@@ -56,9 +62,5 @@ def _sums(apply_fn: ApplyFn, loss: LossFn, params: PyTree, batch: Batch) -> tupl
     scores = apply_fn(params, batch.inputs)
     losses = loss(scores, batch.targets)
     correct = (jnp.argmax(scores, axis=-1) == batch.targets) & jnp.all(jnp.isfinite(scores), axis=-1)
-    counted = batch.weight > 0
-    return (
-        jnp.sum(jnp.where(counted, losses, 0)),
-        jnp.sum(jnp.where(counted, correct, False)),
-        jnp.sum(counted),
-    )
+    weight = expand_weight(batch.weight, losses)
+    return jnp.sum(jnp.where(weight == 0, 0, weight * losses)), jnp.sum(weight * correct), jnp.sum(weight)

@@ -75,7 +75,7 @@ def fit(
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
     config.save(directory / CONFIG)
-    return _continue(run, state, directory, [], run.dataset.notes, progress, stop_after)
+    return _continue(run, state, directory, [], run.notes, progress, stop_after)
 
 
 def resume(run_dir: str | pathlib.Path, *, progress: bool = True, stop_after: int | None = None) -> RunResult:
@@ -101,7 +101,7 @@ def resume(run_dir: str | pathlib.Path, *, progress: bool = True, stop_after: in
     run, state = make_run(config)
     restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
     rows = MetricsLog(directory / METRICS).truncate(restored.num_rows)
-    notes = (*run.dataset.notes, *restored.skipped)
+    notes = (*run.notes, *restored.skipped)
     return _continue(run, restored.state, directory, rows, notes, progress, stop_after)
 
 

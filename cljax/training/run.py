@@ -79,6 +79,16 @@ class Run:
     mesh: Any
     step_fn: Any
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know: how the data differ from the official set, what is not measured."""
+        if self.dataset.train_targets.ndim == 1 or not self.config.structure_examples:
+            return self.dataset.notes
+        return (
+            *self.dataset.notes,
+            "structure matrices are not measured: a sequence's would have a row a token and score",
+        )
+
     def put(self, batch: Batch) -> Batch:
         """A batch on the devices."""
         return shard_batch(batch, self.mesh)
@@ -97,7 +107,12 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         ValueError: if a name is not known, an option is wrong or a data file is missing or broken.
     """
     dataset = load_dataset(
-        config.dataset, config.data_dir, num_train=config.num_train, num_test=config.num_test, seed=config.seed
+        config.dataset,
+        config.data_dir,
+        num_train=config.num_train,
+        num_test=config.num_test,
+        seed=config.seed,
+        context=config.context,
     )
     mesh = data_mesh(config.num_devices)
     model_key, run_key = jax.random.split(jax.random.key(config.seed))
@@ -118,9 +133,10 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         structure_examples=config.structure_examples,
     )
     optimizer = make_optimizer(config)
-    inputs, targets = dataset.train_inputs, dataset.train_targets
+    inputs, targets, weight = dataset.train_inputs, dataset.train_targets, dataset.train_weight
     num_curvature = min(config.measure_examples, len(targets))
     padded = -(-num_curvature // mesh.size) * mesh.size
+    first = None if weight is None else weight[:num_curvature]
     run = Run(
         config=config,
         dataset=dataset,
@@ -128,10 +144,12 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         loss=loss,
         tracker=tracker,
         schedule=learning_rate_schedule(config),
-        batches=Batches(inputs, targets, config.batch_size, config.seed, mesh.size),
-        curvature_batch=shard_batch(padded_batch(inputs[:num_curvature], targets[:num_curvature], padded), mesh),
-        train_eval=make_eval_batches(inputs, targets, config.eval_examples, mesh),
-        test_eval=make_eval_batches(dataset.test_inputs, dataset.test_targets, config.eval_examples, mesh),
+        batches=Batches(inputs, targets, config.batch_size, config.seed, mesh.size, weight),
+        curvature_batch=shard_batch(padded_batch(inputs[:num_curvature], targets[:num_curvature], padded, first), mesh),
+        train_eval=make_eval_batches(inputs, targets, config.eval_examples, mesh, weight),
+        test_eval=make_eval_batches(
+            dataset.test_inputs, dataset.test_targets, config.eval_examples, mesh, dataset.test_weight
+        ),
         mesh=mesh,
         step_fn=jax.jit(
             partial(train_step, objective=losses.objective(model.apply_fn, loss), optimizer=optimizer),

@@ -51,7 +51,7 @@ class Tracker:
         basis_size: most vectors kept during a measurement, None for as many as there are products.
         microbatch_size: examples differentiated at a time in a product, None for all.
         structure_examples: how many examples of the batch, from its start, have their structure matrices measured;
-            None for all, 0 for none.
+            None for all, 0 for none. Models of sequences have none: an example's would be (T K, T K).
         measure_gauss_newton: whether the Gauss-Newton matrix is measured.
         check_operator: whether the first measurement checks, with four more Hessian products, that the Hessian is
             deterministic, linear and symmetric: dropout, batch-norm statistics and low precision are caught there.
@@ -195,7 +195,8 @@ class Tracker:
                 gauss_op = gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size)
                 gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0)
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
-            if self.structure_examples != 0:
+            scores = jax.eval_shape(self.apply_fn, params, batch.inputs)
+            if self.structure_examples != 0 and len(scores.shape) == 2:
                 part: Batch = jax.tree.map(lambda x: x[: self.structure_examples], batch)
                 structure = structure_extremes(self.apply_fn, self.loss, params, part)
         record = Record(

@@ -1,6 +1,9 @@
-"""What a data set is: normalised images with labels; and the raw images it is made of."""
+"""What a data set is: examples with targets, split into parts; and the raw images that some are made of."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,16 +14,19 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels in memory, split into training and test parts.
+    """Examples in memory, split into training and test parts.
 
     Attributes:
         name: name in the registry.
-        train_inputs: float32 of shape (n, H, W, C), normalised per channel.
-        train_targets: int32 labels of shape (n,), in 0..num_classes-1.
-        test_inputs: float32 of shape (m, H, W, C), normalised with the statistics of the training images.
-        test_targets: int32 labels of shape (m,).
-        num_classes: number K of classes.
+        train_inputs: images, float32 of shape (n, H, W, C), normalised per channel; or int32 tokens (n, T).
+        train_targets: int32 labels of shape (n,), in 0..num_classes-1; (n, T) for sequences.
+        test_inputs: the same of the test part, images normalised with the statistics of the training images.
+        test_targets: the same of the test part.
+        num_classes: number K of classes, or of words in the vocabulary.
         notes: what differs from the full official data set, one sentence each; empty where nothing does.
+        train_weight: float32 (n, T), 0 for padding in sequences; None where all counts alike.
+        test_weight: the same of the test part.
+        vocabulary: the character of each id, for text.
     """
 
     name: str
@@ -30,12 +36,49 @@ class Dataset:
     test_targets: np.ndarray
     num_classes: int
     notes: tuple[str, ...] = ()
+    train_weight: np.ndarray | None = None
+    test_weight: np.ndarray | None = None
+    vocabulary: tuple[str, ...] | None = None
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape (H, W, C) of one input."""
-        height, width, channels = self.train_inputs.shape[1:]
-        return height, width, channels
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape (H, W, C) of one image, (T,) of one sequence."""
+        return self.train_inputs.shape[1:]
+
+
+class Part(NamedTuple):
+    """Training or test examples.
+
+    Attributes:
+        inputs: (n, ...).
+        targets: (n, ...).
+        weight: a leading part of the targets' shape, or None.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weight: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """All examples of a data set, before subsets are chosen.
+
+    Attributes:
+        train: training part.
+        test: test part.
+        num_classes: number K of classes.
+        notes: what differs from the full official data set.
+        prepare_fn: stored inputs, of the subset chosen, to those that a model takes.
+        vocabulary: the character of each id, for text.
+    """
+
+    train: Part
+    test: Part
+    num_classes: int
+    notes: tuple[str, ...] = ()
+    prepare_fn: Callable[[np.ndarray], np.ndarray] = np.asarray
+    vocabulary: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +96,24 @@ class RawImages:
     test: tuple[np.ndarray, np.ndarray]
     num_classes: int
     notes: tuple[str, ...] = ()
+
+    def examples(self, context: int | None) -> Examples:
+        """The images, to be normalised with the statistics of all training images.
+
+        Args:
+            context: None.
+
+        Returns:
+            Images and labels of both parts.
+
+        Raises:
+            ValueError: if a context is given.
+        """
+        if context is not None:
+            raise ValueError(f"context: expected none for images, got {context}; it is the length of windows of text")
+        mean, std = channel_statistics(self.train[0])
+        prepare_fn = partial(normalize, mean=mean, std=std)
+        return Examples(Part(*self.train), Part(*self.test), self.num_classes, self.notes, prepare_fn)
 
 
 def channel_statistics(images: np.ndarray, chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:

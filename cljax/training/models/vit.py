@@ -5,58 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cljax._checks import check_positive_int
-from cljax.training.models.layers import activation_fn, layer_norm
-
-
-class SelfAttention(nnx.Module):
-    """Softmax attention written out, so that it has derivatives of every order in both modes.
-
-    Args:
-        dim: features of a token.
-        heads: number of heads; it divides ``dim``.
-        rngs: random keys of the initial weights.
-    """
-
-    def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs):
-        self.heads = heads
-        self.query = nnx.Linear(dim, dim, rngs=rngs)
-        self.key = nnx.Linear(dim, dim, rngs=rngs)
-        self.value = nnx.Linear(dim, dim, rngs=rngs)
-        self.out = nnx.Linear(dim, dim, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens (batch, T, dim) -> (batch, T, dim)."""
-        batch, tokens, dim = x.shape
-        split = (batch, tokens, self.heads, dim // self.heads)
-        query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
-        scale = (dim // self.heads) ** -0.5
-        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", query * scale, key), axis=-1)
-        return self.out(jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape))
-
-
-class TransformerBlock(nnx.Module):
-    """Attention and a two-layer perceptron, each normalised before and added to its input.
-
-    Args:
-        dim: features of a token.
-        heads: number of heads.
-        mlp_dim: width of the perceptron.
-        activation: name of its activation.
-        rngs: random keys of the initial weights.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation: str, *, rngs: nnx.Rngs):
-        self.activation_fn = activation_fn(activation)
-        self.norm_0 = layer_norm(dim, rngs)
-        self.attention = SelfAttention(dim, heads, rngs=rngs)
-        self.norm_1 = layer_norm(dim, rngs)
-        self.mlp_0 = nnx.Linear(dim, mlp_dim, rngs=rngs)
-        self.mlp_1 = nnx.Linear(mlp_dim, dim, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens (batch, T, dim) -> (batch, T, dim)."""
-        x = x + self.attention(self.norm_0(x))
-        return x + self.mlp_1(self.activation_fn(self.mlp_0(self.norm_1(x))))
+from cljax.training.models.blocks import TransformerBlock
+from cljax.training.models.layers import layer_norm
 
 
 class ViT(nnx.Module):
