@@ -29,6 +29,24 @@ def test_mean_of_squared_norms_one_by_one(name, x64):
     np.testing.assert_allclose(found, np.average(norms, weights=weight), rtol=1e-12)
 
 
+def test_a_sequence_is_one_example_of_weighted_tokens(x64):
+    """ℓᵢ = Σ_t w ℓ / Σ_t w with weight Σ_t w; one sequence counts for nothing, one has masked tokens."""
+    case = problem("tokens")
+    weight = np.array(case.batch.weight)
+    weight[0, 1:3] = weight[2] = 0
+    targets = np.where(weight == 0, -100, case.batch.targets)
+    norms = []
+    for x, y, w in zip(case.batch.inputs[:2], targets, weight):
+        tokens = np.flatnonzero(w)
+        gradients = [
+            flat(jax.grad(lambda p, x=x[t], y=y[t]: case.loss((x @ p)[None], y[None])[0])(case.params)) for t in tokens
+        ]
+        norms.append(np.sum(np.average(gradients, axis=0, weights=w[tokens]) ** 2))
+    batch = cljax.Batch(case.batch.inputs, jnp.asarray(targets), jnp.asarray(weight))
+    found = theory.gradient_energy(case.apply_fn, case.loss, case.params, batch)
+    np.testing.assert_allclose(found, np.average(norms, weights=weight[:2].sum(1)), rtol=1e-12)
+
+
 def test_squared_loss_in_closed_form(x64):
     case = problem("linear-squared")
     residual = np.asarray(case.batch.inputs @ case.params - case.batch.targets)

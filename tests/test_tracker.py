@@ -161,3 +161,11 @@ def test_wrong_input():
     empty = jax.tree.map(lambda x: x[:0], batch)
     with pytest.raises(ValueError, match="batch"):
         tracker.measure(state, params, empty, jax.random.key(0))
+
+
+def test_sequences_have_no_structure_matrices():
+    case = problem("tokens", jnp.float32)
+    tracker = training.Tracker(case.apply_fn, case.loss, num_bottom=0, max_products=12)
+    _, record = tracker.measure(tracker.init(case.params), case.params, case.batch, jax.random.key(0))
+    assert record.structure_min is record.structure_max is record.structure_spread is None
+    assert 0 < record.gradient_norm**2 <= record.gradient_energy
