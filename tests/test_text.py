@@ -192,6 +192,8 @@ def test_a_run_trains_on_tokens_and_refuses_bounds(file, tmp_path, capsys):
     run, state = make_run(config)
     assert run.curvature_batch.weight.shape == run.curvature_batch.targets.shape
     assert float(run.curvature_batch.weight.sum()) == len(TEXT) - len(TEXT) // 10 - 1
+    for batch in (run.batches(0), *run.train_eval, *run.test_eval):
+        assert batch.weight.shape == batch.targets.shape
     assert len(run.notes) == 1
     assert run.notes[0].startswith("structure matrices are not measured")
     before, _ = evaluate(run.apply_fn, run.loss, state.train.params, run.test_eval)
