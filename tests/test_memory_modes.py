@@ -94,7 +94,7 @@ def test_the_device_never_holds_an_offloaded_basis():
     n, sizes = 5003, set()
 
     def product(v, d):
-        jax.debug.callback(lambda: sizes.update(x.size for x in jax.live_arrays() if x.size % n == 0))
+        jax.debug.callback(lambda: sizes.update(x.size for x in jax.live_arrays() if x.size and x.size % n == 0))
         return d * v
 
     op = curvature.FunctionOperator(product, jnp.zeros(n), jnp.linspace(0, 1, n))
@@ -132,14 +132,14 @@ def test_memory_of_the_compiled_loop(basis_size, half):
 
 
 def test_a_step_costs_its_passes_over_the_basis():
-    """Beside the product: two passes of 4 m n operations and, in the branch for an exhausted space, three more."""
+    """Beside the product: a pass of 4 m n operations, one in a branch, and three in that for an exhausted space."""
     n, m = 100_000, 41
     vectors, key = jax.ShapeDtypeStruct((1, n), jnp.float32), jax.eval_shape(lambda: KEY)
     state = jax.eval_shape(lambda v, k: krylov_start(v, k, m, True), vectors, key)
     program = jax.jit(krylov_update, donate_argnums=0).lower(state, jax.ShapeDtypeStruct((n,), jnp.float32)).compile()
     cost = program.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
-    assert 5 * 4 * m * n <= cost["flops"] <= 5 * 4 * m * n + 60 * n
+    assert 5 * 4 * m * n <= cost["flops"] <= 5 * 4 * m * n + 80 * n
     assert program.memory_analysis().temp_size_in_bytes <= 6 * 4 * n
 
 
