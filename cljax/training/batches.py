@@ -1,8 +1,16 @@
-"""Batches as a function of seed and step alone, so that a resumed run sees the data that it would have seen."""
+"""Batches as a function of seed and step alone, so that a resumed run sees the data that it would have seen.
+
+Every process draws the same order and reads only the rows that its devices hold.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from cljax._batch import Batch
+
+Rows = Callable[[int], np.ndarray]
+"""Which rows of a batch of that many this process reads, see ``parallel.batch_rows``; None for all."""
 
 
 class Batches:
@@ -14,15 +22,23 @@ class Batches:
         batch_size: examples in a batch; above n counts as n.
         seed: of the order.
         multiple_of: pad every batch with examples of weight 0 to a multiple of this, the number of devices.
+        rows_fn: which rows of a batch are read here, None for all.
     """
 
     def __init__(
-        self, inputs: np.ndarray, targets: np.ndarray, batch_size: int, seed: int, multiple_of: int = 1
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        batch_size: int,
+        seed: int,
+        multiple_of: int = 1,
+        rows_fn: Rows | None = None,
     ) -> None:
         self._inputs, self._targets = inputs, targets
         self._size = min(batch_size, len(targets))
         self._padded = -(-self._size // multiple_of) * multiple_of
         self._seed = seed
+        self._rows_fn = rows_fn
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -37,27 +53,36 @@ class Batches:
             step: from 0 on.
 
         Returns:
-            A batch of NumPy arrays, always of the same shapes: what is missing is padded with weight 0.
+            The rows read here as NumPy arrays, always of the same shapes: what is missing is padded with weight 0.
         """
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self._seed, epoch)).permutation(len(self._targets)))
         chosen = self._order[1][index * self._size : (index + 1) * self._size]
-        return padded_batch(self._inputs[chosen], self._targets[chosen], self._padded)
+        return _take(self._inputs, self._targets, chosen, self._padded, self._rows_fn)
 
 
-def padded_batch(inputs: np.ndarray, targets: np.ndarray, size: int) -> Batch:
+def padded_batch(inputs: np.ndarray, targets: np.ndarray, size: int, rows_fn: Rows | None = None) -> Batch:
     """A batch of ``size`` examples, the missing ones repeated from the first with weight 0.
 
     Args:
         inputs: (n, ...), n of at least 1 and at most ``size``.
         targets: (n, ...).
         size: examples in the batch.
+        rows_fn: which of them are read here, None for all.
 
     Returns:
         A batch with explicit float32 weights.
     """
-    missing = size - len(targets)
-    weight = np.concatenate([np.ones(len(targets), np.float32), np.zeros(missing, np.float32)])
-    index = np.concatenate([np.arange(len(targets)), np.zeros(missing, int)])
+    return _take(inputs, targets, np.arange(len(targets)), size, rows_fn)
+
+
+def _take(inputs: np.ndarray, targets: np.ndarray, chosen: np.ndarray, size: int, rows_fn: Rows | None) -> Batch:
+    """The chosen examples, padded to ``size``, and of those the rows that are read here."""
+    missing = size - len(chosen)
+    index = np.concatenate([chosen, np.repeat(chosen[:1], missing)])
+    weight = np.concatenate([np.ones(len(chosen), np.float32), np.zeros(missing, np.float32)])
+    if rows_fn is not None:
+        rows = rows_fn(size)
+        index, weight = index[rows], weight[rows]
     return Batch(inputs[index], targets[index], weight)

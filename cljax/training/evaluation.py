@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax._batch import Batch
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.parallel.mesh import shard_batch
+from cljax.parallel.mesh import batch_rows, shard_batch
 from cljax.training.batches import padded_batch
 
 _CHUNK = 512
@@ -31,7 +31,8 @@ def make_eval_batches(inputs: np.ndarray, targets: np.ndarray, most: int, mesh: 
     size = -(-min(_CHUNK, total) // mesh.size) * mesh.size
     starts = range(0, total, size)
     parts = [(inputs[s : min(s + size, total)], targets[s : min(s + size, total)]) for s in starts]
-    return [shard_batch(padded_batch(x, y, size), mesh) for x, y in parts]
+    rows_fn = partial(batch_rows, mesh=mesh)
+    return [shard_batch(padded_batch(x, y, size, rows_fn), mesh) for x, y in parts]
 
 
 def evaluate(apply_fn: ApplyFn, loss: LossFn, params: PyTree, batches: list[Batch]) -> tuple[float, float]:
