@@ -19,6 +19,15 @@ PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False}
 
 
 def report(result: RunResult, console: Console) -> int:
+    """Plots, spectral density and a table of a run that ended; all processes must call.
+
+    Args:
+        result: from ``fit`` or ``resume``.
+        console: to print to; process 0 does.
+
+    Returns:
+        Exit code.
+    """
     from cljax.plots import plot_run, run_title
 
     console.quiet = not is_writer()
@@ -74,6 +83,18 @@ def report_spectrum(
     num_probes: int | None = None,
     num_steps: int | None = None,
 ) -> list[pathlib.Path]:
+    """Spectral density at a checkpoint, see ``checkpoint_spectrum``.
+
+    Args:
+        run_dir: folder of the run.
+        console: to print to.
+        step: of the checkpoint.
+        num_probes: random probes.
+        num_steps: Lanczos steps for each.
+
+    Returns:
+        The files, none of them where another process writes.
+    """
     from cljax.plots import plot_spectrum
 
     config = RunConfig.load(run_dir / CONFIG)

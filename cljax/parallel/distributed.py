@@ -9,7 +9,9 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +26,7 @@ _LOST = re.compile(
     r"gloo|nccl|heartbeat|coordination service|UNAVAILABLE|socket closed|connection (reset|closed)", re.I
 )
 _LINGER = 3
+_PATIENCE = 5
 
 
 class LostProcessError(RuntimeError):
@@ -40,8 +43,8 @@ class Processes:
         num_processes: how many processes there are, with --coordinator.
         process_id: which of them this one is, from 0, with --coordinator.
         initialization_timeout: seconds to wait at the start until all are there.
-        heartbeat_timeout: seconds of silence after which a process counts as lost and the others end. One that was
-            killed is noticed at once, by its closed connections.
+        heartbeat_timeout: seconds of silence after which a process counts as lost and the runtime ends the others.
+            One that was killed is noticed at once, by its closed connections.
     """
 
     distributed: bool = False
@@ -81,7 +84,8 @@ def initialize(processes: Processes) -> None:
         processes: how to find them.
 
     Raises:
-        ValueError: if no cluster is found, or not all processes come in time.
+        ValueError: if no cluster is found, the coordinator's port is taken, or something was computed already. Where
+            not all processes come in time, the runtime ends this one with DEADLINE_EXCEEDED.
 
     Example:
         >>> from cljax import parallel
@@ -90,6 +94,12 @@ def initialize(processes: Processes) -> None:
     wanted = processes.distributed or processes.coordinator is not None
     if not wanted or jax.distributed.is_initialized():
         return
+    _check_port(processes)
+    where = processes.coordinator or "the coordinator"
+    told = f"waiting for all processes at {where}, at most {processes.initialization_timeout} s"
+    timer = threading.Timer(_PATIENCE, print, [told], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             processes.coordinator,
@@ -104,9 +114,21 @@ def initialize(processes: Processes) -> None:
             f"distributed: expected a cluster that JAX finds (TPU, GKE, SLURM, Open MPI), got none ({error}); "
             "give --coordinator HOST:PORT --num-processes N --process-id I"
         ) from error
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:
+        raise ValueError(f"processes: expected all of them at {where}, got: {error}") from error
+    finally:
+        timer.cancel()
+
+
+def _check_port(processes: Processes) -> None:
+    """The runtime crashes where it finds its port taken."""
+    if processes.coordinator is None or processes.process_id != 0:
+        return
+    try:
+        socket.create_server(("", int(processes.coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
         raise ValueError(
-            f"processes: expected all of them within {processes.initialization_timeout} s, got: {error}"
+            f"coordinator: expected a free port on this host, got {processes.coordinator}: {error}"
         ) from error
 
 
