@@ -6,17 +6,22 @@ import io
 import pathlib
 import re
 import sys
-from typing import Annotated, Any
+import traceback
+from typing import Annotated
 
 import jax
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cljax._report import PLAIN, PREEMPTED, report, report_spectrum
+from cljax.parallel.distributed import LostProcessError, Processes, initialize, is_lost_process, leave
 from cljax.training.bounds import run_bounds
 from cljax.training.config import RunConfig
-from cljax.training.loop import CHECKPOINTS, CONFIG, EVENTS, METRICS, DivergenceError, RunResult, fit, resume
-from cljax.training.spectrum import checkpoint_spectrum
+from cljax.training.loop import CONFIG, DivergenceError, fit, resume
+
+LOST = 75
+"""Exit code after another process was lost: EX_TEMPFAIL, what failed may work later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Track:
     $ cljax track
 
     $ cljax track --dataset mnist --data-dir data --model lenet --num-steps 500 --run-dir runs/lenet
+
+    $ srun cljax track --distributed
+
+    SIGTERM leads to a last checkpoint and exit code 143; a lost process of several to exit code 75 in the others.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
@@ -36,29 +45,35 @@ class Track:
     """Replace the run directory where it exists."""
     quiet: bool = False
     """No progress bar."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
-    def run(self, console: Console) -> None:
+    def run(self, console: Console) -> int:
         """Train, then measure the spectral density, then plot."""
-        _report(fit(self.config, overwrite=self.overwrite, progress=not self.quiet), console)
+        initialize(self.processes)
+        return report(fit(self.config, overwrite=self.overwrite, progress=not self.quiet), console)
 
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
     """Continue a stopped run from its newest readable checkpoint.
 
-    Gives the rows that the run would have had if it had never stopped.
+    Gives the rows that the run would have had if it had never stopped, on whatever devices and processes there are now.
 
     $ cljax resume runs/digits-mlp
     """
 
     run_dir: tyro.conf.Positional[pathlib.Path]
     """Folder of the run."""
+    num_devices: int | None = None
+    """Devices to go on with; as the run was configured where it is not given."""
     quiet: bool = False
     """No progress bar."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
 
-    def run(self, console: Console) -> None:
+    def run(self, console: Console) -> int:
         """Train on, then measure the spectral density, then plot."""
-        _report(resume(self.run_dir, progress=not self.quiet), console)
+        initialize(self.processes)
+        return report(resume(self.run_dir, num_devices=self.num_devices, progress=not self.quiet), console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +92,11 @@ class Spectrum:
     num_steps: int | None = None
     """Lanczos steps for each probe; as the run was configured where it is not given."""
 
-    def run(self, console: Console) -> None:
+    def run(self, console: Console) -> int:
         """Measure and plot."""
-        for path in _spectrum(self.run_dir, console, self.step, self.num_probes, self.num_steps):
-            console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        for path in report_spectrum(self.run_dir, console, self.step, self.num_probes, self.num_steps):
+            console.print(f"wrote {path}", **PLAIN)
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +114,7 @@ class Bounds:
     num_examples: int = 128
     """Training examples to measure."""
 
-    def run(self, console: Console) -> None:
+    def run(self, console: Console) -> int:
         """Measure and plot."""
         from cljax.plots import plot_bounds, run_title
 
@@ -110,7 +126,7 @@ class Bounds:
             )
         config = RunConfig.load(self.run_dir / CONFIG)
         for note in found.notes:
-            console.print(f"note: {note}", soft_wrap=True, highlight=False)
+            console.print(f"note: {note}", **PLAIN)
         table = Table(title=f"{run_title(config)}: bounds of the loss, {found.checkpoints[0].risk.kind}")
         for heading in ("step", "lower", "risk", "upper", "covered", "void", "λmin(A)", "λmax(A)"):
             table.add_column(heading, justify="right")
@@ -133,70 +149,11 @@ class Bounds:
             f"({found.num_duplicates} examples share their input)\n"
             f"test − training risk {gap.gap:.4g}; with the predicted class as feature at most {gap.distribution:.4g}, "
             f"of it {gap.quantization:.4g} because the loss is no function of that class",
-            soft_wrap=True,
-            highlight=False,
+            **PLAIN,
         )
         for path in (found.path, plot_bounds(found, self.run_dir / "bounds.png", config)):
-            console.print(f"wrote {path}", soft_wrap=True, highlight=False)
-
-
-def _report(result: RunResult, console: Console) -> None:
-    from cljax.plots import plot_run, run_title
-
-    for note in result.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False)
-    directory = result.run_dir
-    config = RunConfig.load(directory / CONFIG)
-    plots = plot_run(result.rows, directory, config)
-    if config.density_probes:
-        plots += _spectrum(directory, console)
-    row = result.rows[-1]
-    table = Table(title=f"{run_title(config)} after {row['step']} steps")
-    for heading in ("train loss", "test loss", "test accuracy", "λmax(H)", "λmin(H)", "λmax(GGN)", "gradient energy"):
-        table.add_column(heading, justify="right")
-    table.add_row(
-        f"{row['train_loss']:.4g}",
-        f"{row['test_loss']:.4g}",
-        f"{row['test_accuracy']:.1%}",
-        *(_eigenvalue(row, f"hessian_{end}") for end in ("top", "bottom")),
-        f"{row['gauss_newton_top']:.4g} ± {row['gauss_newton_residual']:.1g}",
-        f"{row['gradient_energy']:.4g}",
-    )
-    console.print(table)
-    failed = sum(not all(row[f"hessian_{end}_converged"]) for row in result.rows for end in ("top", "bottom"))
-    failed += sum(not row["gauss_newton_converged"] for row in result.rows)
-    num_ends = len(result.rows) * ((config.num_top > 0) + (config.num_bottom > 0) + 1)
-    if failed:
-        console.print(
-            f"note: {failed} of {num_ends} ends of spectra have an error above --tol "
-            f"{config.tol:g} (× in the plots); more --max-products would lower it",
-            soft_wrap=True,
-            highlight=False,
-        )
-    for path in [directory / name for name in (CONFIG, METRICS, CHECKPOINTS, EVENTS)] + plots:
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
-
-
-def _eigenvalue(row: dict[str, Any], name: str) -> str:
-    """The most extreme one, with its residual."""
-    return f"{row[name][0]:.4g} ± {row[f'{name}_residual'][0]:.1g}" if row[name] else "-"
-
-
-def _spectrum(
-    run_dir: pathlib.Path,
-    console: Console,
-    step: int | None = None,
-    num_probes: int | None = None,
-    num_steps: int | None = None,
-) -> list[pathlib.Path]:
-    from cljax.plots import plot_spectrum
-
-    config = RunConfig.load(run_dir / CONFIG)
-    with console.status("spectral density"):
-        found = checkpoint_spectrum(run_dir, step=step, num_probes=num_probes, num_steps=num_steps)
-    for note in found.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False)
-    return [found.path, plot_spectrum(found, run_dir / f"spectrum-{found.step}.png", config)]
+            console.print(f"wrote {path}", **PLAIN)
+        return 0
 
 
 Command = (
@@ -214,25 +171,46 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments, those of the process where None.
 
     Returns:
-        Exit code: 0, 1 for a run that diverged, 2 for wrong input, 130 where interrupted.
+        Exit code: 0, 1 for a run that diverged, 2 for wrong input, 75 where another process was lost, 130 where
+        interrupted, 143 after SIGTERM, with a checkpoint.
 
     Raises:
         JaxRuntimeError: if the runtime fails for another reason than memory.
         SystemExit: with 0, after ``--help``.
     """
+    code = _run(argv)
+    if code not in (0, PREEMPTED) and jax.distributed.is_initialized():
+        leave(code)
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
     try:
-        _parse(argv).run(Console())
+        return _parse(argv).run(Console())
     except DivergenceError as error:
         return _fail(error, 1)
+    except LostProcessError as error:
+        return _fail(error, LOST)
     except (ValueError, TypeError, OSError) as error:
-        return _fail(error, 2)
+        return _fail(error, LOST if is_lost_process(error) else 2)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _fail("out of memory: expected less; try --microbatch-size, or fewer --max-products", 2)
+        if is_lost_process(error):
+            return _fail(error, LOST)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return _fail("out of memory: expected less; try --microbatch-size, or fewer --max-products", 2)
+        return _unexpected()
     except KeyboardInterrupt:
         return _fail("interrupted; rows and checkpoints are kept: cljax resume RUN_DIR goes on", 130)
-    return 0
+    except Exception:
+        return _unexpected()
+
+
+def _unexpected() -> int:
+    """Raise again what is no one's to mend; one process of several must not wait for the others on its way out."""
+    if not jax.distributed.is_initialized():
+        raise
+    traceback.print_exc()
+    return 1
 
 
 def _parse(argv: list[str] | None) -> Track | Resume | Spectrum | Bounds:

@@ -17,6 +17,7 @@ LAYERS = [
     ["theory", "parallel"],
     ["training"],
     ["plots"],
+    ["_report"],
     ["cli"],
     ["__main__"],
 ]

@@ -92,6 +92,7 @@ def test_resume_and_spectrum(tracked, tmp_path, capsys):
         (["--learning-rate", "1e300"], ["learning_rate", "at most"]),
         (["--num-steps", "2147483648"], ["num_steps", "below 2**31"]),
         (["--loss", "shanon"], ["--loss", "'shanon'", "'shannon'", "cljax track --help"]),
+        (["--coordinator", "localhost:1234"], ["--num-processes", "--process-id", "--distributed"]),
         (["--batch-size", "many"], ["--batch-size", "'many'"]),
         (["--batch-sise", "3"], ["--batch-sise", "--batch-size"]),
         (["trakc"], ["trakc", "track, resume"]),

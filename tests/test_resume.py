@@ -1,13 +1,16 @@
 """Resuming: bit for bit as if the run had never stopped, and past checkpoints and rows that were broken."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from cljax import training
+from cljax.training.batches import Batches
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.run import make_run
 from tests.runs import read_rows, tiny
@@ -68,6 +71,26 @@ def test_stopping_twice_and_at_a_checkpoint_changes_nothing(run_dir, whole):
     for stop_after in (9, 12):
         training.resume(run_dir, progress=False, stop_after=stop_after)
     assert untimed(training.resume(run_dir, progress=False).rows) == untimed(whole.rows)
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_sigterm_leads_to_a_checkpoint_at_the_next_step(step, tmp_path, whole, monkeypatch):
+    """Where a row is due at that step, the run that goes on measures it."""
+    original, before = Batches.__call__, signal.getsignal(signal.SIGTERM)
+
+    def signalled(self, at):
+        if at == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, at)
+
+    monkeypatch.setattr(Batches, "__call__", signalled)
+    result = training.fit(tiny(tmp_path), progress=False)
+    assert (result.finished, result.preempted_at) == (False, step)
+    assert [row["step"] for row in result.rows] == [0, 3]
+    assert Checkpoints(result.run_dir / "checkpoints").steps() == [0, 4, step]
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr(Batches, "__call__", original)
+    assert untimed(training.resume(result.run_dir, progress=False).rows) == untimed(whole.rows)
 
 
 def test_a_finished_run_stays_as_it_is(whole):

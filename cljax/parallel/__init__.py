@@ -1,5 +1,31 @@
-"""Placement of data and parameters on devices."""
+"""Placement of data and parameters on devices, of one process or of many."""
 
-from cljax.parallel.mesh import data_mesh, replicate, shard_batch
+from cljax.parallel.distributed import (
+    LostProcessError,
+    Processes,
+    everywhere,
+    initialize,
+    is_lost_process,
+    is_writer,
+    on_writer,
+)
+from cljax.parallel.mesh import batch_rows, data_mesh, replicate, shard_batch
+from cljax.parallel.placement import host_values, own_rows, put_rows, put_whole
 
-__all__ = ["data_mesh", "replicate", "shard_batch"]
+__all__ = [
+    "LostProcessError",
+    "Processes",
+    "batch_rows",
+    "data_mesh",
+    "everywhere",
+    "host_values",
+    "initialize",
+    "is_lost_process",
+    "is_writer",
+    "on_writer",
+    "own_rows",
+    "put_rows",
+    "put_whole",
+    "replicate",
+    "shard_batch",
+]

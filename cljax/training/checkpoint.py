@@ -1,10 +1,15 @@
-"""Checkpoints of a run: atomic, checked when read, and falling back to the one before where one is broken."""
+"""Checkpoints of a run: atomic, checked when read, and falling back to the one before where one is broken.
+
+All processes write their parts and read theirs, into whatever shardings the run has now; process 0 computes and checks
+the checksums.
+"""
 
 import dataclasses
 import hashlib
 import json
 import logging
 import pathlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from cljax._typing import PyTree
+from cljax.parallel.distributed import everywhere, is_writer, on_writer
 from cljax.training.config import write_text
 
 MANIFEST = "manifest.json"
@@ -65,7 +71,7 @@ class Checkpoints:
 
         Args:
             step: its name; one that is there already is replaced.
-            state: pytree of arrays and typed PRNG keys.
+            state: pytree of arrays and typed PRNG keys, which may span processes; all must call.
             num_rows: measurements written so far.
         """
         arrays = jax.tree.map(_to_array, state)
@@ -74,7 +80,7 @@ class Checkpoints:
                 manager.delete(step)
             manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(arrays)), force=True)
             manager.wait_until_finished()
-        if jax.process_index() == 0:
+        if is_writer():  # each process has written its part: the manager waits for all
             folder = self._directory / str(step)
             manifest = {"num_rows": num_rows, "sha256": _checksums(folder)}
             write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
@@ -92,35 +98,44 @@ class Checkpoints:
         Raises:
             CheckpointError: if there is none, or not that one.
         """
-        steps, skipped = self.steps(), list[str]()
+        there, skipped = self.steps(), list[str]()
+        steps: list[int] = on_writer(lambda: there)
         if step is not None and step not in steps:
             raise CheckpointError(f"step: expected one of the checkpoints {steps} in {self._directory}, got {step}")
         for candidate in reversed(steps if step is None else [step]):
-            try:
-                state, num_rows = self._read(candidate, like)
-            except Exception as error:  # a broken file can surface as any of the storage layer's exceptions
-                skipped.append(f"checkpoint {self._directory / str(candidate)} cannot be read: {_first_line(error)}")
-                continue
-            return Restored(candidate, state, num_rows, tuple(skipped))
+            folder = self._directory / str(candidate)
+            num_rows, broken = on_writer(partial(_check, folder))
+            if broken is None:
+                try:
+                    state = self._read(candidate, like)
+                except Exception as error:  # a broken file can surface as any of the storage layer's exceptions
+                    broken = _first_line(error)
+                if not everywhere(broken is None):
+                    broken = broken or "another process cannot"
+            if broken is None:
+                return Restored(candidate, state, num_rows, tuple(skipped))
+            skipped.append(f"checkpoint {folder} cannot be read: {broken}")
         why = "; ".join(skipped) or "there is none"
         raise CheckpointError(f"{self._directory}: expected a readable checkpoint, got none ({why}); run it anew")
 
-    def _read(self, step: int, like: PyTree) -> tuple[PyTree, int]:
-        folder = self._directory / str(step)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            num_rows, expected = int(manifest["num_rows"]), dict(manifest["sha256"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"its {MANIFEST} is missing or broken") from error
-        # before the storage layer sees them: broken files can fail in its threads, out of reach
-        found = _checksums(folder)
-        broken = sorted(name for name, checksum in expected.items() if found.get(name) != checksum)
-        if broken:
-            raise CheckpointError(f"its file {broken[0]} is missing or does not match its checksum")
+    def _read(self, step: int, like: PyTree) -> PyTree:
         abstract = jax.tree.map(lambda x: ocp.utils.to_shape_dtype_struct(_to_array(x)), like)
         with ocp.CheckpointManager(self._directory, options=self._options) as manager:
             items = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-        return jax.tree.map(_from_array, items["state"], like), num_rows
+        return jax.tree.map(_from_array, items["state"], like)
+
+
+def _check(folder: pathlib.Path) -> tuple[int, str | None]:
+    """How many rows a checkpoint knows, and what is broken in it."""
+    # before the storage layer sees them: broken files can fail in its threads, out of reach
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        num_rows, expected = int(manifest["num_rows"]), dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, f"its {MANIFEST} is missing or broken"
+    found = _checksums(folder)
+    broken = sorted(name for name, checksum in expected.items() if found.get(name) != checksum)
+    return num_rows, f"its file {broken[0]} is missing or does not match its checksum" if broken else None
 
 
 def _is_key(x: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax._batch import Batch, expand_weight
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.parallel.mesh import shard_batch
+from cljax.parallel.mesh import batch_rows, shard_batch
 from cljax.training.batches import padded_batch
 
 _CHUNK, _CHUNK_TOKENS = 512, 8192
@@ -34,10 +34,13 @@ def make_eval_batches(
     chunk = min(_CHUNK, max(1, _CHUNK_TOKENS // targets[0].size))
     size = -(-min(chunk, total) // mesh.size) * mesh.size
     parts = [slice(start, min(start + size, total)) for start in range(0, total, size)]
-    return [
-        shard_batch(padded_batch(inputs[p], targets[p], size, None if weight is None else weight[p]), mesh)
-        for p in parts
-    ]
+    rows_fn = partial(batch_rows, mesh=mesh)
+
+    def batch(part: slice) -> Batch:
+        part_weight = None if weight is None else weight[part]
+        return shard_batch(padded_batch(inputs[part], targets[part], size, part_weight, rows_fn), mesh)
+
+    return [batch(part) for part in parts]
 
 
 def evaluate(apply_fn: ApplyFn, loss: LossFn, params: PyTree, batches: list[Batch]) -> tuple[float, float]:

@@ -1,4 +1,8 @@
-"""The training loop: all input and output of a run, around pure steps and measurements."""
+"""The training loop: all input and output of a run, around pure steps and measurements.
+
+With several processes all of them call it, on a run directory that all see. Each measures every row, process 0 writes
+them, and the checkpoints are written by all.
+"""
 
 import dataclasses
 import math
@@ -9,6 +13,8 @@ from typing import Any
 
 import jax
 
+from cljax.parallel.distributed import LostProcessError, everywhere, is_lost_process, is_writer, on_writer
+from cljax.parallel.preemption import StopSignal
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.config import RunConfig
 from cljax.training.evaluation import evaluate
@@ -32,14 +38,16 @@ class RunResult:
     Attributes:
         run_dir: its folder.
         rows: all measurements, oldest first.
-        finished: False where ``stop_after`` ended it.
+        finished: False where ``stop_after`` or SIGTERM ended it.
         notes: what a person should know: how the data differ from the official set, checkpoints that were skipped.
+        preempted_at: None, or the step of the checkpoint that SIGTERM led to.
     """
 
     run_dir: pathlib.Path
     rows: list[dict[str, Any]]
     finished: bool
     notes: tuple[str, ...] = ()
+    preempted_at: int | None = None
 
 
 def fit(
@@ -59,6 +67,7 @@ def fit(
     Raises:
         ValueError: if the configuration names what does not exist, or the directory exists.
         DivergenceError: if loss or gradient is not finite.
+        LostProcessError: if another process of the run was lost.
 
     Example:
         >>> import tempfile
@@ -69,23 +78,29 @@ def fit(
         [0, 2]
     """
     directory = config.directory
-    _check_free(directory, overwrite)
+    on_writer(lambda: _check_free(directory, overwrite))
     run, state = make_run(config)
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
-    config.save(directory / CONFIG)
+    on_writer(lambda: _create(config))
+    if not everywhere((directory / CONFIG).exists()):
+        raise ValueError(f"run_dir: expected a folder that all processes see, got {directory}")
     return _continue(run, state, directory, [], run.notes, progress, stop_after)
 
 
-def resume(run_dir: str | pathlib.Path, *, progress: bool = True, stop_after: int | None = None) -> RunResult:
+def resume(
+    run_dir: str | pathlib.Path,
+    *,
+    num_devices: int | None = None,
+    progress: bool = True,
+    stop_after: int | None = None,
+) -> RunResult:
     """Go on with a stopped run from its newest readable checkpoint, as if it had never stopped.
 
     Rows after that checkpoint are measured again; on one device they come out the same, bit for bit, but for the
-    seconds.
+    seconds. The number of devices and of processes may be another one; then they are the same to rounding.
 
     Args:
         run_dir: folder of the run.
+        num_devices: devices to go on with; as the run was configured where None.
         progress: show a progress bar.
         stop_after: stop before this step.
 
@@ -95,14 +110,17 @@ def resume(run_dir: str | pathlib.Path, *, progress: bool = True, stop_after: in
     Raises:
         ValueError: if the folder holds no run, or no checkpoint can be read.
         DivergenceError: if loss or gradient is not finite.
+        LostProcessError: if another process of the run was lost.
     """
     directory = pathlib.Path(run_dir)
     config = RunConfig.load(directory / CONFIG)
+    if num_devices is not None:
+        config = dataclasses.replace(config, num_devices=num_devices)
     run, state = make_run(config)
     restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
-    rows = MetricsLog(directory / METRICS).truncate(restored.num_rows)
+    rows = on_writer(lambda: MetricsLog(directory / METRICS).truncate(restored.num_rows))
     notes = (*run.notes, *restored.skipped)
-    return _continue(run, restored.state, directory, rows, notes, progress, stop_after)
+    return _continue(run, restored.state, directory, rows, notes, progress, stop_after, restored.step)
 
 
 def _check_free(directory: pathlib.Path, overwrite: bool) -> None:
@@ -115,6 +133,14 @@ def _check_free(directory: pathlib.Path, overwrite: bool) -> None:
             f"run_dir: expected a new folder, got {directory}, which exists; replace it with --overwrite, "
             f"go on with it by `cljax resume {directory}`, or name another with --run-dir"
         )
+
+
+def _create(config: RunConfig) -> None:
+    directory = config.directory
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    config.save(directory / CONFIG)
 
 
 def _is_run(directory: pathlib.Path) -> bool:
@@ -137,44 +163,64 @@ def _continue(
     notes: tuple[str, ...],
     progress: bool,
     stop_after: int | None,
+    saved: int | None = None,
 ) -> RunResult:
     config, rows = run.config, list(rows)
     log, first = MetricsLog(directory / METRICS), int(state.train.step)
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints)
-    events = EventLog(directory / EVENTS, first)
-    resumed = bool(rows)
+    events = EventLog(directory / EVENTS, first) if is_writer() else None
     started = time.perf_counter()
-    finished = False
-    with RunProgress(config.num_steps, progress) as bar:
-        for step in range(first, config.num_steps + 1):
-            if step == stop_after:
-                break
-            last = step == config.num_steps
-            at_checkpoint = resumed and step == first
-            if not at_checkpoint and (step % config.measure_every == 0 or last):
-                check_finite(state.train, config)
-                jax.block_until_ready(state.train.params)
-                seconds = time.perf_counter() - started
-                state, row = measure(run, state, step, seconds)
-                if not math.isfinite(row["curvature_loss"]):
-                    raise DivergenceError(_advice(step, config))
-                log.append(row)
-                events.append(row)
-                rows.append(row)
-                bar.row(row)
-                started = time.perf_counter()
-            if not at_checkpoint and (step % config.checkpoint_every == 0 or last):
-                check_finite(state.train, config)
-                checkpoints.save(step, state, len(rows))
-            if last:
-                finished = True
-                break
-            state = dataclasses.replace(state, train=run.step_fn(state.train, run.put(run.batches(step))))
-            if step % _LOOK_EVERY == 0:
-                check_finite(state.train, config)
-                bar.step(step + 1)
-    events.close()
-    return RunResult(directory, rows, finished, notes)
+    finished, preempted_at = False, None
+    try:
+        with StopSignal() as stop, RunProgress(config.num_steps, progress and is_writer()) as bar:
+            for step in range(first, config.num_steps + 1):
+                if step == stop_after:
+                    break
+                last = step == config.num_steps
+                if not last and stop.reached(step):
+                    preempted_at = step  # a row that is due here is measured by the run that goes on
+                due = step % config.measure_every == 0 or last
+                if due and preempted_at is None and not (rows and rows[-1]["step"] == step):
+                    check_finite(state.train, config)
+                    jax.block_until_ready(state.train.params)
+                    state, row = measure(run, state, step, time.perf_counter() - started)
+                    if not math.isfinite(row["curvature_loss"]):
+                        raise DivergenceError(_advice(step, config))
+                    if events is not None:
+                        log.append(row)
+                        events.append(row)
+                    rows.append(row)
+                    bar.row(row)
+                    started = time.perf_counter()
+                due = step % config.checkpoint_every == 0 or last or preempted_at is not None
+                if due and step != saved:
+                    check_finite(state.train, config)
+                    checkpoints.save(step, state, len(rows))
+                    saved = step
+                if last or preempted_at is not None:
+                    finished = last
+                    break
+                state = dataclasses.replace(state, train=run.step_fn(state.train, run.put(run.batches(step))))
+                if step % _LOOK_EVERY == 0:
+                    check_finite(state.train, config)
+                    bar.step(step + 1)
+    except Exception as error:
+        if not is_lost_process(error):
+            raise
+        raise LostProcessError(_lost(error, directory, saved)) from error
+    finally:
+        if events is not None:
+            events.close()
+    return RunResult(directory, rows, finished, notes, preempted_at)
+
+
+def _lost(error: Exception, directory: pathlib.Path, saved: int | None) -> str:
+    remedy = "start it anew" if saved is None else f"cljax resume {directory} goes on from step {saved}"
+    first = str(error).partition("\n")[0]
+    return (
+        f"process {jax.process_index()} of {jax.process_count()}: another process was lost ({first}); {remedy}, with "
+        "as many processes as there are then"
+    )
 
 
 def measure(run: Run, state: RunState, step: int, seconds_training: float) -> tuple[RunState, dict[str, Any]]:

@@ -6,9 +6,9 @@ import os
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
+from cljax.parallel.placement import host_values
 from cljax.training.config import write_text
 from cljax.training.record import Record
 
@@ -20,13 +20,13 @@ def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
     """The figures of a record as plain numbers and lists.
 
     Args:
-        record: from the tracker.
+        record: from the tracker; with several processes all must call.
         num_bottom: how many of its Hessian eigenvalues are bottom ones.
 
     Returns:
         Fields of a row; top eigenvalues descending, bottom ones ascending, so that the extreme one comes first.
     """
-    host: Record = jax.device_get(record)
+    host: Record = host_values(record)
     spectrum = host.hessian
     ends = {"bottom": slice(0, num_bottom), "top": slice(None, num_bottom - 1 if num_bottom else None, -1)}
     fields: dict[str, Any] = {

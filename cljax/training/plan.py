@@ -148,7 +148,9 @@ def plan_run(config: PlanConfig) -> list[PlannedRun]:
         del ways["sharded"]
     costs = {mode: predict_cost(op, **shared, **options) for mode, options in ways.items()}
     limit = config.device_memory
-    return [PlannedRun(mode, cost, None if limit is None else cost.device_bytes <= limit) for mode, cost in costs.items()]
+    return [
+        PlannedRun(mode, cost, None if limit is None else cost.device_bytes <= limit) for mode, cost in costs.items()
+    ]
 
 
 def plan_rates(config: PlanConfig, measured: Rates | None) -> Rates:

@@ -12,7 +12,7 @@ from cljax import losses
 from cljax._batch import Batch
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
-from cljax.parallel.mesh import data_mesh, replicate, shard_batch
+from cljax.parallel.mesh import batch_rows, data_mesh, replicate, shard_batch
 from cljax.training.batches import Batches, padded_batch
 from cljax.training.config import RunConfig
 from cljax.training.datasets import Dataset, load_dataset
@@ -58,7 +58,7 @@ class Run:
         loss: per-example loss.
         tracker: measures curvature.
         schedule: learning rate of a step.
-        batches: batch of a step, on the host.
+        batches: what this process reads of the batch of a step, on the host.
         curvature_batch: the examples on which curvature is measured.
         train_eval: batches for training loss and accuracy.
         test_eval: batches for test loss and accuracy.
@@ -90,7 +90,7 @@ class Run:
         )
 
     def put(self, batch: Batch) -> Batch:
-        """A batch on the devices."""
+        """The rows of a batch that were read here, on the devices."""
         return shard_batch(batch, self.mesh)
 
 
@@ -137,6 +137,8 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
     num_curvature = min(config.measure_examples, len(targets))
     padded = -(-num_curvature // mesh.size) * mesh.size
     first = None if weight is None else weight[:num_curvature]
+    rows_fn = partial(batch_rows, mesh=mesh)
+    curvature_batch = padded_batch(inputs[:num_curvature], targets[:num_curvature], padded, first, rows_fn)
     run = Run(
         config=config,
         dataset=dataset,
@@ -144,8 +146,8 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         loss=loss,
         tracker=tracker,
         schedule=learning_rate_schedule(config),
-        batches=Batches(inputs, targets, config.batch_size, config.seed, mesh.size, weight),
-        curvature_batch=shard_batch(padded_batch(inputs[:num_curvature], targets[:num_curvature], padded, first), mesh),
+        batches=Batches(inputs, targets, config.batch_size, config.seed, mesh.size, weight, rows_fn),
+        curvature_batch=shard_batch(curvature_batch, mesh),
         train_eval=make_eval_batches(inputs, targets, config.eval_examples, mesh, weight),
         test_eval=make_eval_batches(
             dataset.test_inputs, dataset.test_targets, config.eval_examples, mesh, dataset.test_weight

@@ -6,12 +6,13 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 
 from cljax.curvature.base import LinearOperator
 from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
+from cljax.parallel.distributed import is_writer
+from cljax.parallel.placement import host_values
 from cljax.spectral.density import SpectralDensity, spectral_density
 from cljax.spectral.extremes import Eigenpairs, extreme_eigenpairs
 from cljax.training.checkpoint import Checkpoints
@@ -48,6 +49,8 @@ def checkpoint_spectrum(
 ) -> CheckpointSpectrum:
     """Measure spectral densities on the run's curvature batch and write them to spectrum-STEP.json.
 
+    With several processes all must call, and process 0 writes.
+
     Args:
         run_dir: folder of the run.
         step: of the checkpoint, the newest readable one where None.
@@ -74,13 +77,15 @@ def checkpoint_spectrum(
     densities, extremes = {}, {}
     for name, op in operators.items():
         key, extreme_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restored.step))
-        densities[name] = spectral_density(op, key, num_probes=num_probes, num_steps=num_steps)
+        densities[name] = host_values(spectral_density(op, key, num_probes=num_probes, num_steps=num_steps))
         extremes[name] = extreme_eigenpairs(
             op, extreme_key, num_top=1, num_bottom=1, tol=config.tol, max_products=config.max_products
         )
     path = directory / f"spectrum-{restored.step}.json"
     found = CheckpointSpectrum(restored.step, path, densities, extremes, restored.skipped)
-    write_text(path, json.dumps(_as_json(found), indent=1) + "\n")
+    text = json.dumps(_as_json(found), indent=1) + "\n"
+    if is_writer():
+        write_text(path, text)
     return found
 
 
@@ -95,10 +100,10 @@ def _as_json(found: CheckpointSpectrum) -> dict[str, Any]:
             "mean_eigenvalue": float(mean),
             # one probe has no standard error, and JSON no NaN
             "mean_eigenvalue_standard_error": None if len(density.nodes) == 1 else float(error),
-            "nodes": np.asarray(density.nodes).tolist(),
-            "weights": np.asarray(density.weights).tolist(),
-            "extreme_values": np.asarray(extremes.values).tolist(),
-            "extreme_residual_norms": np.asarray(extremes.residual_norms).tolist(),
-            "extreme_converged": np.asarray(extremes.converged).tolist(),
+            "nodes": density.nodes.tolist(),
+            "weights": density.weights.tolist(),
+            "extreme_values": host_values(extremes.values).tolist(),
+            "extreme_residual_norms": host_values(extremes.residual_norms).tolist(),
+            "extreme_converged": host_values(extremes.converged).tolist(),
         }
     return fields
