@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: run and compare."""
+"""The command line of the benchmarks: run, compare, plan."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks import bench_lanczos, bench_products
+from benchmarks import bench_lanczos, bench_plan, bench_products
 from benchmarks.compare import compare
 from benchmarks.harness import FORMAT, environment, prepare_output, read_results, write_results
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
@@ -93,7 +93,26 @@ class Compare:
         compare(read_results(self.old), read_results(self.new), console)
 
 
-Command = Annotated[Run, tyro.conf.subcommand("run")] | Annotated[Compare, tyro.conf.subcommand("compare")]
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Predict the cost of Lanczos runs of transformers of 124 M to 70 B parameters on 1 to 512 devices; runs nothing.
+
+    $ python -m benchmarks plan
+    """
+
+    output: pathlib.Path = pathlib.Path("benchmarks", "results", "plan.md")
+    """Markdown file to write; a JSON file beside it."""
+
+    def run(self, console: Console) -> None:
+        """Calculate and write."""
+        bench_plan.write(self.output, console)
+
+
+Command = (
+    Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for wrong input, 130 where interrupted.
     """
-    command: Run | Compare = tyro.cli(
+    command: Run | Compare | Plan = tyro.cli(
         Command,
         prog="python -m benchmarks",
         description="Benchmarks of cljax. Start with: python -m benchmarks run products --problems mlp",

@@ -1,4 +1,4 @@
-"""The command line: cljax track, resume, spectrum, bounds."""
+"""The command line: cljax track, resume, spectrum, bounds, plan."""
 
 import contextlib
 import dataclasses
@@ -14,11 +14,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cljax._plan_report import report_plan
 from cljax._report import PLAIN, PREEMPTED, report, report_spectrum
 from cljax.parallel.distributed import LostProcessError, Processes, initialize, is_lost_process, leave
 from cljax.training.bounds import run_bounds
 from cljax.training.config import RunConfig
 from cljax.training.loop import CONFIG, DivergenceError, fit, resume
+from cljax.training.plan import PlanConfig
 
 LOST = 75
 """Exit code after another process was lost: EX_TEMPFAIL, what failed may work later."""
@@ -156,11 +158,33 @@ class Bounds:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Bytes, operations, communication and time of a Lanczos run, before it is run: any model on any mesh.
+
+    Arithmetic on shapes: no device of the mesh need exist. Seconds come from the rates of one device, measured here
+    where they are not given, and nothing is taken to overlap.
+
+    $ cljax plan --size 124M --mesh data=1 --flops-rate 2e13 --memory-rate 2e12
+
+    $ cljax plan --size 7B --input-shape 2048 --batch-size 64 --microbatch-size 1 --model-option remat=True
+      --mesh data=64 --shard fsdp --flops-rate 2e13 --memory-rate 2e12 --link-rate 5e10 --device-memory 80e9
+    """
+
+    config: Annotated[PlanConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PlanConfig)
+
+    def run(self, console: Console) -> int:
+        """Calculate and print."""
+        report_plan(self.config, console)
+        return 0
+
+
 Command = (
     Annotated[Track, tyro.conf.subcommand("track")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Spectrum, tyro.conf.subcommand("spectrum")]
     | Annotated[Bounds, tyro.conf.subcommand("bounds")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
 )
 
 
@@ -213,7 +237,7 @@ def _unexpected() -> int:
     return 1
 
 
-def _parse(argv: list[str] | None) -> Track | Resume | Spectrum | Bounds:
+def _parse(argv: list[str] | None) -> Track | Resume | Spectrum | Bounds | Plan:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

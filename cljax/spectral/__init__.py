@@ -3,6 +3,7 @@
 from cljax.spectral.block_densities import block_densities
 from cljax.spectral.chebyshev import chebyshev_density
 from cljax.spectral.chebyshev_density import ChebyshevDensity
+from cljax.spectral.cost import Cost, predict_cost
 from cljax.spectral.density import SpectralDensity, spectral_density
 from cljax.spectral.diagonal import diagonal
 from cljax.spectral.eigenpairs import Eigenpairs, Status
@@ -17,10 +18,12 @@ from cljax.spectral.log_determinant import log_determinant
 from cljax.spectral.memory import Memory
 from cljax.spectral.norms import frobenius_norm
 from cljax.spectral.plan import Plan, PlannedMode, plan
+from cljax.spectral.rates import Rates, measure_rates
 from cljax.spectral.trace import trace
 
 __all__ = [
     "ChebyshevDensity",
+    "Cost",
     "Eigenpairs",
     "Estimate",
     "FunctionProduct",
@@ -30,6 +33,7 @@ __all__ = [
     "Memory",
     "Plan",
     "PlannedMode",
+    "Rates",
     "SpectralDensity",
     "Status",
     "apply_function",
@@ -41,7 +45,9 @@ __all__ = [
     "frobenius_norm",
     "lanczos",
     "log_determinant",
+    "measure_rates",
     "plan",
+    "predict_cost",
     "spectral_density",
     "trace",
 ]

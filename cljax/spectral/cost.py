@@ -2,7 +2,8 @@
 
 ``spectral.plan`` asks the compiler and is exact for the devices at hand. This is arithmetic for those that are not:
 any number of devices, any number of parameters. It counts one layout, in which every device works on its own share of
-the examples and a parameter that is split is gathered where it is used (as in FSDP or ZeRO); a compiler may find better.
+the examples and a parameter that is split is gathered where it is used (as in FSDP or ZeRO); a compiler may find a
+better one.
 
 - Operations: those of the unoptimized program of one device's share, without the primal where it is stored.
 - Memory: parameters, batch, stored or passing activations, vectors and basis, as the fields of ``Cost`` say.
@@ -260,11 +261,8 @@ def _beside(op: Hessian, kept: Any) -> int:
 def _flops(op: Hessian, stored: bool) -> float:
     bare = _bare(op)
     vector = jax.tree.map(_plain, op.struct)
-    if stored:
-        lowered = _apply.lower(_linearized(bare), vector)
-    else:
-        lowered = jax.jit(_fresh).lower(bare, vector)
-    analysis = lowered.cost_analysis()
+    program = _apply.lower(_linearized(bare), vector) if stored else jax.jit(_fresh).lower(bare, vector)
+    analysis = program.cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     return float(analysis["flops"])
 
