@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._layout import Rows
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
@@ -124,13 +125,14 @@ def extreme_eigenpairs(
     state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, memory)
     small = dataclasses.replace(state, basis=None)
     *coefficients, known = _finish(small, goal, jumped)
-    vectors, guards = (_combine(state, c) for c in coefficients)
+    rows, guards = (_combine(state, c) for c in coefficients)
+    vectors, guards = (_whole(rows, op.struct) for rows in (rows, guards))
     if is_traced(given):
         known["values"] = with_derivative(known["values"], vectors, given)
     return Eigenpairs(
-        vectors=tree.place_like(vectors, op.struct, leading_axes=1),
-        guards=tree.place_like(guards, op.struct, leading_axes=1),
-        orthogonality=_orthogonality(vectors),
+        vectors=vectors,
+        guards=guards,
+        orthogonality=_orthogonality(rows),
         block_size=block_size if start is None else 1,
         **known,
     )
@@ -260,5 +262,11 @@ def _combine(state: KrylovState, coefficients: jax.Array) -> PyTree:
     return state.basis.combine(coefficients) if on_host else _combined(state.basis, coefficients, state.vector)
 
 
+def _whole(rows: PyTree, struct: PyTree) -> PyTree:
+    """Vectors of a basis in the shapes of the operator's, and in its shardings where they are not split further."""
+    return _whole_jit(rows) if isinstance(rows, Rows) else tree.place_like(rows, struct, leading_axes=1)
+
+
 _combined = jax.jit(tree.basis_combine)
+_whole_jit = jax.jit(tree.whole)
 _orthogonality = jax.jit(orthogonality)

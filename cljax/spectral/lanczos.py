@@ -88,14 +88,14 @@ def lanczos(
 
 @partial(jax.jit, static_argnames="num_steps")
 def _result(state: KrylovState, num_steps: int) -> LanczosResult:
-    basis = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
+    rows = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
     return LanczosResult(
         jnp.diagonal(state.matrix)[:num_steps],
         jnp.diagonal(state.matrix, -1)[:num_steps],
-        basis,
+        tree.whole(rows),
         state.num_products,
         state.num_breakdowns,
-        orthogonality(basis),
+        orthogonality(rows),
     )
 
 
