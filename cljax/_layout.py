@@ -71,10 +71,21 @@ class Layout:
             sharding = NamedSharding(self.mesh, PartitionSpec(None, *spec))
             if not isinstance(x, jax.core.Tracer):
                 return jax.device_put(x, sharding)
-            explicit = AxisType.Explicit in self.mesh.axis_types
-            return (jax.sharding.reshard if explicit else jax.lax.with_sharding_constraint)(x, sharding)
+            return (jax.sharding.reshard if _is_explicit(self.mesh) else jax.lax.with_sharding_constraint)(x, sharding)
 
         return jax.tree.map(leaf, vectors, self.structure.unflatten(self.kept))
+
+    def row_shapes(self, like: PyTree, num: int | None = None) -> "Rows":
+        """Shapes, dtypes and shardings of one vector, or of ``num``, as rows; dtypes are those of ``like``."""
+
+        def leaf(index: int, dtype: Any) -> jax.ShapeDtypeStruct:
+            split, lead = self.splits[index], () if num is None else (num,)
+            part, others = math.prod(self._part(index)), self._num(_names(self.specs[index]))
+            size = others * self._num(split) * -(-part // self._num(split))
+            sharding = NamedSharding(self.mesh, self.row_spec(index, 1 + len(lead)))
+            return jax.ShapeDtypeStruct((*lead, size), dtype, sharding=sharding)
+
+        return Rows(tuple(leaf(index, x.dtype) for index, x in enumerate(jax.tree.leaves(like))), self)
 
     def row_spec(self, leaf: int, rank: int) -> PartitionSpec:
         """PartitionSpec of a leaf in rows, with rank − 1 axes in front that are not split."""
@@ -124,7 +135,11 @@ class Layout:
             return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(split) * part, part)
 
         in_specs, row_specs = self._specs(specs, several)
-        return Rows(self._each(leaf, several, in_specs, row_specs)(*jax.tree.leaves(vector)), self)
+        leaves = jax.tree.leaves(vector)
+        if _is_explicit(self.mesh):
+            placed = [NamedSharding(self.mesh, spec) for spec in in_specs]
+            leaves = [jax.sharding.reshard(x, sharding) for x, sharding in zip(leaves, placed, strict=True)]
+        return Rows(self._each(leaf, several, in_specs, row_specs)(*leaves), self)
 
     def _vector(self, rows: "Rows", specs: tuple[PartitionSpec, ...], several: bool = False) -> PyTree:
         def leaf(index: int, x: jax.Array) -> jax.Array:
@@ -229,9 +244,13 @@ def layout_of(struct: PyTree, spread: bool = False) -> Layout | None:
     used = [{name for name in _names(spec) if mesh.shape[name] > 1} for spec in specs]
     rest = [tuple(a for a in mesh.axis_names if a not in names and mesh.shape[a] > 1) for names in used]
     splits = tuple(names if spread else () for names in rest)
-    if not any(used) and not any(splits):
+    if not any(used) and not any(splits) and not _is_explicit(mesh):
         return None
     return Layout(mesh, structure, tuple(tuple(x.shape) for x in leaves), specs, splits)
+
+
+def _is_explicit(mesh: Any) -> bool:
+    return AxisType.Explicit in mesh.axis_types
 
 
 def _entry(entry: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, min
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.offload import HostBasis
-from cljax.spectral.probes import kept_vectors, random_vectors
+from cljax.spectral.probes import kept_vectors, start_vectors
 from cljax.spectral.ritz import asymmetry, guard_pairs, ritz_pairs
 
 
@@ -114,7 +114,7 @@ def extreme_eigenpairs(
     chosen = choose_loop(driver, op, key, start, memory=memory)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
     if start is None:
-        vectors = _random_vectors(start_key, tree.zeros_like(op.struct), block_size)
+        vectors = start_vectors(start_key, op.struct, block_size, memory.layout(op.struct))
         guess, goal = None, cold_goal(tol, work, num_cold=block_size, **options)
     else:
         width = min(start.values.shape[0] + start.guard_values.shape[0] + 1, dimension)
@@ -191,9 +191,6 @@ def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimensi
             f"ones, got {memory.basis_size}"
         )
     return memory
-
-
-_random_vectors = jax.jit(random_vectors, static_argnames="num_vectors")
 
 
 def cold_goal(tol: Any, work: PyTree, num_top: int, num_bottom: int, criterion: str, num_cold: int) -> Goal:

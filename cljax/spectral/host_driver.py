@@ -92,7 +92,7 @@ class DeviceRun:
             padded = np.pad(saved, [(0, state.capacity - len(saved)), (0, 0)])
             if layout is not None:
                 return padded.reshape(-1, *layout.shapes[index])
-            return jax.device_put(padded.reshape(like[index].shape), like[index].sharding)
+            return jax.device_put(padded.reshape(-1, *like[index].shape[1:]), like[index].sharding)
 
         leaves = [place(saved, index) for index, saved in enumerate(rows)]
         structure: Any = jax.tree.structure(mine) if layout is None else layout.structure

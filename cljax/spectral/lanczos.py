@@ -14,7 +14,8 @@ from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_loop, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
-from cljax.spectral.probes import random_vectors
+from cljax.spectral.memory import ALL
+from cljax.spectral.probes import start_vectors
 
 
 @pytree_dataclass
@@ -77,7 +78,7 @@ def lanczos(
     if is_key:
         check_key("key_or_vector", key_or_vector)
         key, start_key = jax.random.split(key_or_vector)
-        vector = jax.tree.map(lambda x: x[0], random_vectors(start_key, op.struct, 1))
+        vector = jax.tree.map(lambda x: x[0], start_vectors(start_key, op.struct, 1, ALL.layout(op.struct)))
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
