@@ -64,6 +64,14 @@ class Layout:
         """PartitionSpecs of vectors that are kept: ``specs``, and ``splits`` where they divide an axis of the leaf."""
         return tuple(self._kept(*leaf) for leaf in zip(self.shapes, self.specs, self.splits, strict=True))
 
+    def zeros(self, like: PyTree, num: int) -> PyTree:
+        """Leaves (num, *shape) of zeros in the shardings ``kept``, made in their places."""
+
+        def leaf(x: Any, spec: PartitionSpec) -> jax.Array:
+            return jnp.zeros((num, *x.shape), x.dtype, device=NamedSharding(self.mesh, PartitionSpec(None, *spec)))
+
+        return jax.tree.map(leaf, like, self.structure.unflatten(self.kept))
+
     def put(self, vectors: PyTree) -> PyTree:
         """Vectors with leaves (k, *shape), in the shardings ``kept``."""
 
@@ -78,7 +86,7 @@ class Layout:
     def row_shapes(self, like: PyTree, num: int | None = None) -> "Rows":
         """Shapes, dtypes and shardings of one vector, or of ``num``, as rows; dtypes are those of ``like``."""
 
-        def leaf(index: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        def leaf(index: int, dtype: Any) -> Any:
             split, lead = self.splits[index], () if num is None else (num,)
             part, others = math.prod(self._part(index)), self._num(_names(self.specs[index]))
             size = others * self._num(split) * -(-part // self._num(split))

@@ -1,5 +1,7 @@
-"""Data parallelism over whatever devices there are."""
+"""Meshes of devices, and data on them: batches split over axes of a mesh, other arrays whole on every device."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +11,55 @@ from cljax._checks import check_positive_int
 from cljax._typing import PyTree
 
 DATA_AXIS = "data"
+_REST = -1
+
+
+def make_mesh(
+    axes: str | Mapping[str, int], *, explicit: bool = False, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of devices with named axes.
+
+    Args:
+        axes: lengths by name, the last axis between the nearest devices: "data=4,model=2", or a mapping. One of them
+            may be -1 or, in a string, left out, as in "data,model=2": it takes what the others leave.
+        explicit: whether shardings are part of the types of arrays (Explicit axes); otherwise the compiler propagates
+            them (Auto axes).
+        devices: those to use, in order; the first of all devices where None.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        ValueError: if a name or a length is wrong, or there are too few devices.
+        TypeError: if a length is no integer.
+
+    Example:
+        >>> from cljax import parallel
+        >>> dict(parallel.make_mesh("data=1,model=1").shape)
+        {'data': 1, 'model': 1}
+    """
+    lengths = _parse(axes) if isinstance(axes, str) else dict(axes)
+    if not lengths:
+        raise ValueError(f"mesh: expected at least one axis, got {axes!r}; for example data=8")
+    open_axes = [name for name, length in lengths.items() if length == _REST]
+    if len(open_axes) > 1:
+        raise ValueError(f"mesh: expected at most one axis without a length, got {' and '.join(open_axes)} in {axes!r}")
+    for name, length in lengths.items():
+        if name not in open_axes:
+            lengths[name] = check_positive_int(f"mesh axis {name}", length)
+    devices = jax.devices() if devices is None else list(devices)
+    count = math.prod(length for length in lengths.values() if length != _REST)
+    if open_axes:
+        if not len(devices) or len(devices) % count:
+            raise ValueError(
+                f"mesh: expected axes whose product divides the {len(devices)} devices, got {axes!r}, which needs a "
+                f"multiple of {count}"
+            )
+        lengths[open_axes[0]], count = len(devices) // count, len(devices)
+    if count > len(devices):
+        raise ValueError(f"mesh: expected at most {len(devices)} devices, all there are, got {axes!r} for {count}")
+    kinds = (AxisType.Explicit if explicit else AxisType.Auto,) * len(lengths)
+    return jax.make_mesh(tuple(lengths.values()), tuple(lengths), axis_types=kinds, devices=devices[:count])
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -28,33 +79,63 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
         >>> parallel.data_mesh(1).axis_names
         ('data',)
     """
-    devices = jax.devices()
-    count = len(devices) if num_devices is None else check_positive_int("num_devices", num_devices)
-    if count > len(devices):
-        raise ValueError(f"num_devices: expected at most {len(devices)}, the devices there are, got {count}")
-    return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
+    available = len(jax.devices())
+    count = available if num_devices is None else check_positive_int("num_devices", num_devices)
+    if count > available:
+        raise ValueError(f"num_devices: expected at most {available}, the devices there are, got {count}")
+    return make_mesh({DATA_AXIS: count})
 
 
-def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Put a batch on the mesh, its leading axis split over all devices.
+def batch_axes(mesh: Mesh, axes: str | Sequence[str] | None = None) -> tuple[str, ...]:
+    """The axes of a mesh over which batches are split.
 
     Args:
-        batch: pytree of arrays with leading axis (n, ...), n a multiple of the number of devices.
-        mesh: made by ``data_mesh``.
+        mesh: the devices.
+        axes: names; where None, "data" if the mesh has it, else all of its axes.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ValueError: if the mesh does not have one of them.
+    """
+    if axes is None:
+        return (DATA_AXIS,) if DATA_AXIS in mesh.axis_names else tuple(mesh.axis_names)
+    names = (axes,) if isinstance(axes, str) else tuple(axes)
+    for name in names:
+        if name not in mesh.axis_names:
+            raise ValueError(f"axes: expected axes of the mesh, {', '.join(mesh.axis_names)}, got {name!r}")
+    return names
+
+
+def num_shares(mesh: Mesh, axes: str | Sequence[str] | None = None) -> int:
+    """Parts into which a batch is split, see ``batch_axes``."""
+    return math.prod(mesh.shape[name] for name in batch_axes(mesh, axes))
+
+
+def shard_batch(batch: PyTree, mesh: Mesh, axes: str | Sequence[str] | None = None) -> PyTree:
+    """Put a batch on the mesh, its leading axis split over one axis of the mesh or over several.
+
+    Args:
+        batch: pytree of arrays with leading axis (n, ...), n a multiple of the number of shares.
+        mesh: the devices.
+        axes: names of the mesh's axes; where None, "data" if the mesh has it, else all of its axes. Devices along other
+            axes hold the same share.
 
     Returns:
         The same pytree on the devices.
 
     Raises:
-        ValueError: if n is no multiple of the number of devices.
+        ValueError: if n is no multiple of the number of shares, or the mesh does not have an axis.
     """
+    names, shares = batch_axes(mesh, axes), num_shares(mesh, axes)
     for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] % mesh.size:
+        if leaf.shape[0] % shares:
             raise ValueError(
-                f"batch: expected a multiple of {mesh.size} examples, one share a device, got {leaf.shape[0]}; "
+                f"batch: expected a multiple of {shares} examples, one share a device, got {leaf.shape[0]}; "
                 "pad it with examples of weight 0"
             )
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec(names)))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -62,7 +143,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     Args:
         tree: pytree of arrays.
-        mesh: made by ``data_mesh``.
+        mesh: the devices.
 
     Returns:
         The same pytree on the devices.
@@ -72,3 +153,17 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
         return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree.map(put, tree)
+
+
+def _parse(text: str) -> dict[str, int]:
+    """Lengths by name from "data=4,model=2"."""
+    lengths: dict[str, int] = {}
+    for word in text.split(","):
+        name, equals, length = (part.strip() for part in word.partition("="))
+        if not name.isidentifier() or name in lengths:
+            raise ValueError(f"mesh: expected NAME=LENGTH with different names, got {word!r} in {text!r}; say data=4")
+        try:
+            lengths[name] = int(length) if equals else _REST
+        except ValueError:
+            raise ValueError(f"mesh: expected NAME=LENGTH with an integer, got {word!r}; for example data=4") from None
+    return lengths

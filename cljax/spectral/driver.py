@@ -86,7 +86,9 @@ def choose_loop(driver: Any, *arrays: Any, memory: Memory | None = None) -> Any:
     return chosen if chosen == "compiled" else loop
 
 
-def run_lanczos(driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int) -> KrylovState:
+def run_lanczos(
+    driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int, memory: Memory = ALL
+) -> KrylovState:
     """A given number of steps from one start vector.
 
     Args:
@@ -95,12 +97,13 @@ def run_lanczos(driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array,
         vector: start vector, not zero.
         key: typed PRNG key of the random vectors where the Krylov space is exhausted.
         num_steps: static, products.
+        memory: static, how the basis is kept, all of it.
 
     Returns:
         The final state.
     """
     vectors = jax.tree.map(lambda x: x[None], vector)
-    return run_krylov(driver, op, vectors, key, num_steps)[0]
+    return run_krylov(driver, op, vectors, key, num_steps, memory=memory)[0]
 
 
 def run_krylov(

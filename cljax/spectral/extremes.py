@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._layout import Rows
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
+from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative

@@ -88,7 +88,7 @@ class DeviceRun:
         layout = mine.layout if isinstance(mine, Rows) else None
         like = jax.tree.leaves(mine)
 
-        def place(saved: np.ndarray, index: int) -> jax.Array:
+        def place(saved: np.ndarray, index: int) -> Any:
             padded = np.pad(saved, [(0, state.capacity - len(saved)), (0, 0)])
             if layout is not None:
                 return padded.reshape(-1, *layout.shapes[index])

@@ -239,7 +239,6 @@ def orthogonality(vectors: PyTree) -> jax.Array:
     Returns:
         A scalar; vectors that are 0 count as orthonormal.
     """
-
     total = tree.basis_gram(vectors)
     norms = jnp.diag(total)
     return jnp.max(jnp.abs(total - jnp.diag(jnp.where(norms == 0, 0, jnp.ones_like(norms)))))

@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax._batch import Batch
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.parallel.mesh import shard_batch
+from cljax.parallel.mesh import num_shares, shard_batch
 from cljax.training.batches import padded_batch
 
 _CHUNK = 512
@@ -22,13 +22,14 @@ def make_eval_batches(inputs: np.ndarray, targets: np.ndarray, most: int, mesh: 
         inputs: (n, ...).
         targets: (n,).
         most: how many examples at most.
-        mesh: made by ``parallel.data_mesh``.
+        mesh: the devices.
 
     Returns:
         Batches, the last one padded with weight 0.
     """
     total = min(most, len(targets))
-    size = -(-min(_CHUNK, total) // mesh.size) * mesh.size
+    shares = num_shares(mesh)
+    size = -(-min(_CHUNK, total) // shares) * shares
     starts = range(0, total, size)
     parts = [(inputs[s : min(s + size, total)], targets[s : min(s + size, total)]) for s in starts]
     return [shard_batch(padded_batch(x, y, size), mesh) for x, y in parts]
