@@ -83,8 +83,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
     parts = [
         "# What a Lanczos run costs, before it is run",
         "",
-        f"{NUM_PRODUCTS} Hessian products of the cross-entropy of a decoder-only transformer, float32, vocabulary 50,257, "
-        f"one sequence of {CONTEXT:,} tokens a device. Predicted from shapes by `cljax plan` (`python -m benchmarks plan` "
+        f"{NUM_PRODUCTS} Hessian products of the cross-entropy of a decoder-only transformer, float32, vocabulary "
+        f"50,257, one sequence of {CONTEXT:,} tokens a device. Predicted from shapes by `cljax plan` (`python -m benchmarks plan` "
         "writes this file); **nothing here was run**. All numbers are those of one device.",
         "",
         f"Rates assumed, not measured: {words(RATES.flops)}FLOP/s in float32, {words(RATES.memory)}B/s of memory, "
@@ -99,8 +99,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
         "- Split parameters are gathered where they are used, forward and backward, and so is the vector: four times "
         "(D − 1)/D of 4 bytes a parameter, and the result is scattered as a sum, once. Whole parameters need one "
         "all-reduce of the result: 2 (D − 1)/D of it.",
-        f"- The basis has {NUM_PRODUCTS + 1} float32 vectors (all), {PlanConfig.basis_size} (restarted; more products are "
-        "needed for the same accuracy), all of them spread over the devices (sharded), or none (quadrature).",
+        f"- The basis has {NUM_PRODUCTS + 1} float32 vectors (all), {PlanConfig.basis_size} (restarted; more products "
+        "are needed for the same accuracy), all of them spread over the devices (sharded), or none (quadrature).",
         "- Orthogonalization reads the basis twice in each step. Its sums are of at most 91 numbers: latency only, not "
         "counted. Nothing overlaps in the seconds, which are for all products.",
         "",
@@ -134,7 +134,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
     sizes = [f"{words(value)}B" for value in (held, row["activations"])]
     basis = [row["mode"], f"{words(row['basis'])}B", f"{words(row['device_bytes'])}B", "yes" if row["fits"] else "no"]
     work = [words(row["product_flops"]), f"{words(row['product_sent'])}B"]
-    return [str(row["num_devices"]), row["layout"], *sizes, *basis, *work, *(f"{s:.3g} s" for s in row["seconds"].values())]
+    return [
+        str(row["num_devices"]),
+        row["layout"],
+        *sizes,
+        *basis,
+        *work,
+        *(f"{s:.3g} s" for s in row["seconds"].values()),
+    ]
 
 
 def _line(cells: Any) -> str:

@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from cljax._layout import on_shards
 from cljax._typing import PyTree
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -36,7 +37,7 @@ def basis_zeros(vector: PyTree, num_vectors: int, flatten: bool = True, half: bo
         shape = (size,) if flatten and size < 2**31 else x.shape  # places in an axis are counted in int32
         return jnp.zeros((num_vectors, *shape), _BITS if half else x.dtype)
 
-    return jax.tree.map(leaf, vector)
+    return on_shards(lambda v: jax.tree.map(leaf, v), vector, out="basis")
 
 
 def basis_round(basis: PyTree, vector: PyTree) -> PyTree:
@@ -53,19 +54,25 @@ def basis_roundoff(basis: PyTree) -> float:
 def basis_set(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
     """The basis with ``vector`` in place ``index``."""
 
-    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(q, _stored(v.reshape(q.shape[1:]), q.dtype), index, 0)
+    def leaf(at: jax.Array, q: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(q, _stored(v.reshape(q.shape[1:]), q.dtype), at, 0)
 
-    return jax.tree.map(leaf, basis, vector)
+    def local(basis: PyTree, at: jax.Array, vector: PyTree) -> PyTree:
+        return jax.tree.map(functools.partial(leaf, at), basis, vector)
+
+    return on_shards(local, basis, jnp.asarray(index), vector, out="basis")
 
 
 def basis_get(basis: PyTree, index: jax.Array | int, vector: PyTree) -> PyTree:
     """The vector in place ``index``, in the shapes and dtypes of ``vector``."""
 
-    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
-        return _values(jax.lax.dynamic_index_in_dim(q, index, keepdims=False), v.dtype).reshape(v.shape)
+    def leaf(at: jax.Array, q: jax.Array, v: jax.Array) -> jax.Array:
+        return _values(jax.lax.dynamic_index_in_dim(q, at, keepdims=False), v.dtype).reshape(v.shape)
 
-    return jax.tree.map(leaf, basis, vector)
+    def local(basis: PyTree, at: jax.Array, vector: PyTree) -> PyTree:
+        return jax.tree.map(functools.partial(leaf, at), basis, vector)
+
+    return on_shards(local, basis, jnp.asarray(index), vector, out="vector")
 
 
 def basis_turn(basis: PyTree, start: jax.Array | int, matrix: jax.Array) -> PyTree:
@@ -80,11 +87,14 @@ def basis_turn(basis: PyTree, start: jax.Array | int, matrix: jax.Array) -> PyTr
         The basis.
     """
 
-    def leaf(q: jax.Array) -> jax.Array:
-        rows = jax.lax.dynamic_slice_in_dim(q, start, matrix.shape[0])
-        return jax.lax.dynamic_update_slice_in_dim(q, _recombined(matrix, rows), start, 0)
+    def leaf(at: jax.Array, matrix: jax.Array, q: jax.Array) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(q, at, matrix.shape[0])
+        return jax.lax.dynamic_update_slice_in_dim(q, _recombined(matrix, rows), at, 0)
 
-    return jax.tree.map(leaf, basis)
+    def local(basis: PyTree, at: jax.Array, matrix: jax.Array) -> PyTree:
+        return jax.tree.map(functools.partial(leaf, at, matrix), basis)
+
+    return on_shards(local, basis, jnp.asarray(start), matrix, out="basis")
 
 
 def basis_recombine(basis: PyTree, matrix: jax.Array) -> PyTree:
@@ -98,7 +108,7 @@ def basis_recombine(basis: PyTree, matrix: jax.Array) -> PyTree:
         The new basis; a second copy of a leaf is held only where it is not flat.
     """
 
-    def leaf(q: jax.Array) -> jax.Array:
+    def leaf(matrix: jax.Array, q: jax.Array) -> jax.Array:
         if q.dtype == _BITS and q.ndim > 2:
             return jax.lax.map(lambda row: _stored(_combined(row, q), _BITS), matrix)
         pieces = q.shape[1] // _PIECE if q.ndim == 2 else 0
@@ -114,7 +124,10 @@ def basis_recombine(basis: PyTree, matrix: jax.Array) -> PyTree:
         q = jax.lax.dynamic_update_slice_in_dim(q, rest, pieces * _PIECE, 1)
         return jax.lax.fori_loop(0, pieces, body, q)
 
-    return jax.tree.map(leaf, basis)
+    def local(basis: PyTree, matrix: jax.Array) -> PyTree:
+        return jax.tree.map(functools.partial(leaf, matrix), basis)
+
+    return on_shards(local, basis, matrix, out="basis")
 
 
 def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:
@@ -127,7 +140,17 @@ def basis_dot(basis: PyTree, vector: PyTree) -> jax.Array:
             return jax.lax.map(lambda row: jnp.sum(_values(row, v.dtype) * v), q)
         return jnp.tensordot(q, v, (axes, tuple(a - 1 for a in axes)), precision=_HIGHEST)
 
-    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, basis, vector)))
+    return on_shards(functools.partial(jax.tree.map, leaf), basis, vector, out="sum")
+
+
+def basis_gram(basis: PyTree) -> jax.Array:
+    """Inner products of the m basis vectors with each other, in their own dtypes: shape (m, m)."""
+
+    def leaf(q: jax.Array) -> jax.Array:
+        flat = q.reshape(q.shape[0], -1)
+        return jnp.matmul(flat, flat.T, precision=_HIGHEST)
+
+    return on_shards(functools.partial(jax.tree.map, leaf), basis, out="sum")
 
 
 def basis_combine(basis: PyTree, coefficients: jax.Array, vector: PyTree) -> PyTree:
@@ -142,12 +165,15 @@ def basis_combine(basis: PyTree, coefficients: jax.Array, vector: PyTree) -> PyT
         One vector like ``vector``, or for (k, m) its structure with leaves (k, *shape).
     """
 
-    def leaf(q: jax.Array, v: jax.Array) -> jax.Array:
+    def leaf(coefficients: jax.Array, q: jax.Array, v: jax.Array) -> jax.Array:
         c = coefficients.astype(v.dtype)
         found = _combined(c, q) if q.dtype == _BITS else jnp.tensordot(c, q, 1, precision=_HIGHEST)
         return found.reshape(*c.shape[:-1], *v.shape)
 
-    return jax.tree.map(leaf, basis, vector)
+    def local(basis: PyTree, coefficients: jax.Array, vector: PyTree) -> PyTree:
+        return jax.tree.map(functools.partial(leaf, coefficients), basis, vector)
+
+    return on_shards(local, basis, coefficients, vector, out="vector" if coefficients.ndim == 1 else "basis")
 
 
 def _values(q: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -29,7 +29,7 @@ def report_plan(config: PlanConfig, console: Console) -> None:
     link = "not known" if rates.link is None else f"{words(rates.link)}B/s"
     source = "given" if measured is None else "measured here where not given"
     console.print(
-        f"{cost.num_params:,} parameters on {cost.num_devices} devices, {config.num_products} products; on each device: "
+        f"{cost.num_params:,} parameters on {cost.num_devices} devices, {config.num_products} products; each device: "
         f"parameters {words(cost.parameters)}B, batch {words(cost.batch)}B, activations {words(cost.activations)}B "
         f"({stored}), four vectors {words(cost.vectors)}B; a product takes {words(cost.product_flops)}FLOP and sends "
         f"{words(cost.product_sent)}B\n"

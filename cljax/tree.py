@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cljax._basis import basis_combine as basis_combine
 from cljax._basis import basis_dot as basis_dot
 from cljax._basis import basis_get as basis_get
+from cljax._basis import basis_gram as basis_gram
 from cljax._basis import basis_recombine as basis_recombine
 from cljax._basis import basis_round as basis_round
 from cljax._basis import basis_roundoff as basis_roundoff
@@ -22,6 +23,7 @@ from cljax._basis import basis_set as basis_set
 from cljax._basis import basis_turn as basis_turn
 from cljax._basis import basis_zeros as basis_zeros
 from cljax._checks import check_key
+from cljax._layout import Rows, on_shards
 from cljax._typing import PyTree, Scalar
 
 
@@ -61,13 +63,32 @@ def place_like(tree: PyTree, struct: PyTree, leading_axes: int = 0) -> PyTree:
     return jax.tree.map(leaf, tree, struct)
 
 
+def from_rows(vector: PyTree) -> PyTree:
+    """A vector of a Krylov run in the structure, the shapes and the shardings in which an operator takes it."""
+    return vector.layout.vector(vector) if isinstance(vector, Rows) else vector
+
+
+def rows_like(vector: PyTree, like: PyTree) -> PyTree:
+    """A vector as a Krylov run keeps it, where ``like`` is one that is split over a mesh."""
+    return like.layout.rows(vector) if isinstance(like, Rows) else vector
+
+
+def whole(vectors: PyTree) -> PyTree:
+    """Vectors of a basis with leaves (k, size) or (k, *shape), with leaves (k, *shape) where they are split."""
+    return vectors.layout.vectors(vectors) if isinstance(vectors, Rows) else vectors
+
+
 def size(tree: PyTree) -> int:
     """Number of entries of all leaves together."""
+    if isinstance(tree, Rows):
+        return tree.layout.size
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """``tree`` in the dtypes of ``like``, leaf by leaf."""
+    if isinstance(tree, Rows) and not isinstance(like, Rows):
+        like = Rows(tuple(jax.tree.leaves(like)), tree.layout)
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
@@ -78,14 +99,17 @@ def to_work(tree: PyTree) -> PyTree:
 
 def vdot(a: PyTree, b: PyTree) -> Scalar:
     """Inner product Σ aᵢ bᵢ over all leaves, accumulated in float32 at least: a scalar."""
-    terms = jax.tree.map(lambda x, y: jnp.sum(x.astype(work_dtype(x.dtype)) * y.astype(work_dtype(y.dtype))), a, b)
-    return sum(jax.tree.leaves(terms), start=jnp.zeros((), jnp.float32))
+
+    def leaf(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(x.astype(work_dtype(x.dtype)) * y.astype(work_dtype(y.dtype)))
+
+    return on_shards(functools.partial(jax.tree.map, leaf), a, b, out="sum")
 
 
 def norm(a: PyTree) -> Scalar:
     """Euclidean norm over all leaves: a scalar; entries whose squares leave the dtype's range are scaled first."""
     a = to_work(a)
-    greatest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(a)])
+    greatest = on_shards(lambda v: jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0), v), a, out="max")
     unit = jnp.where((greatest > 0) & (greatest < jnp.inf), greatest, 1)
     scaled = normalize(a, unit)
     return unit * jnp.sqrt(vdot(scaled, scaled))
@@ -174,6 +198,10 @@ def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
         mixed = (place ^ (place >> 16)).astype(jnp.int32)
         return mixed.astype(x.dtype) / 2.0**31
 
+    if isinstance(tree, Rows):
+        layout = tree.layout
+        shapes = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(layout.shapes, tree.leaves, strict=True)]
+        return layout.rows(scattered_like(seed, layout.structure.unflatten(shapes)))
     leaves, treedef = jax.tree.flatten(tree)
     return jax.tree.unflatten(treedef, [leaf(index, x) for index, x in enumerate(leaves)])
 

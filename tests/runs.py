@@ -30,7 +30,9 @@ def flags(config):
     """The same run as arguments of ``cljax track``."""
     words = []
     for name, value in vars(config).items():
-        if value is not None:
+        if isinstance(value, bool):
+            words += [f"--{name.replace('_', '-')}"] * value
+        elif value is not None and value != ():
             words += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return words
 

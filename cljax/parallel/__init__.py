@@ -9,12 +9,14 @@ from cljax.parallel.distributed import (
     is_writer,
     on_writer,
 )
-from cljax.parallel.mesh import batch_rows, data_mesh, replicate, shard_batch
+from cljax.parallel.mesh import abstract_mesh, batch_rows, data_mesh, make_mesh, replicate, shard_batch
 from cljax.parallel.placement import host_values, own_rows, put_rows, put_whole
+from cljax.parallel.rules import shard_params, shardings
 
 __all__ = [
     "LostProcessError",
     "Processes",
+    "abstract_mesh",
     "batch_rows",
     "data_mesh",
     "everywhere",
@@ -22,10 +24,13 @@ __all__ = [
     "initialize",
     "is_lost_process",
     "is_writer",
+    "make_mesh",
     "on_writer",
     "own_rows",
     "put_rows",
     "put_whole",
     "replicate",
     "shard_batch",
+    "shard_params",
+    "shardings",
 ]

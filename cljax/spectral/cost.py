@@ -262,7 +262,7 @@ def _flops(op: Hessian, stored: bool) -> float:
     bare = _bare(op)
     vector = jax.tree.map(_plain, op.struct)
     program = _apply.lower(_linearized(bare), vector) if stored else jax.jit(_fresh).lower(bare, vector)
-    analysis = program.cost_analysis()
+    analysis: Any = program.cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     return float(analysis["flops"])
 

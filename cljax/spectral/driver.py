@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.goal import Goal, check_due, look
-from cljax.spectral.host_driver import run_on_host
+from cljax.spectral.host_driver import run_on_host, split
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.krylov import KrylovState, krylov_start, krylov_step
 from cljax.spectral.memory import ALL, Memory
@@ -85,7 +86,9 @@ def choose_loop(driver: Any, *arrays: Any, memory: Memory | None = None) -> Any:
     return chosen if chosen == "compiled" else loop
 
 
-def run_lanczos(driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int) -> KrylovState:
+def run_lanczos(
+    driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int, memory: Memory = ALL
+) -> KrylovState:
     """A given number of steps from one start vector.
 
     Args:
@@ -94,12 +97,13 @@ def run_lanczos(driver: Any, op: LinearOperator, vector: PyTree, key: jax.Array,
         vector: start vector, not zero.
         key: typed PRNG key of the random vectors where the Krylov space is exhausted.
         num_steps: static, products.
+        memory: static, how the basis is kept, all of it.
 
     Returns:
         The final state.
     """
     vectors = jax.tree.map(lambda x: x[None], vector)
-    return run_krylov(driver, op, vectors, key, num_steps)[0]
+    return run_krylov(driver, op, vectors, key, num_steps, memory=memory)[0]
 
 
 def run_krylov(
@@ -128,7 +132,11 @@ def run_krylov(
     Returns:
         The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
     """
-    vectors = tree.place_like(vectors, op.struct, leading_axes=1)
+    layout = memory.layout(op.struct)
+    if layout is None:
+        vectors = tree.place_like(vectors, op.struct, leading_axes=1)
+    else:
+        vectors = split(layout.put(vectors), layout)
     capacity = num_steps + jax.tree.leaves(vectors)[0].shape[0]
     capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":
@@ -207,7 +215,10 @@ def linearized(op: LinearOperator) -> Any:
 def apply_product(product: Any, struct: PyTree, vector: PyTree) -> PyTree:
     """``product(vector)`` in the operator's dtypes ``struct``: compiled, or on the host for streamed operators."""
     vector = tree.cast_like(vector, struct)
-    return _apply(product, vector) if isinstance(product, jax.tree_util.Partial) else product(vector)
+    if isinstance(product, jax.tree_util.Partial):
+        return _apply(product, vector)
+    return _rows_like(product(_from_rows(vector)), vector) if isinstance(vector, Rows) else product(vector)
 
 
-_apply = jax.jit(lambda product, vector: product(vector))
+_apply = jax.jit(lambda product, vector: tree.rows_like(product(tree.from_rows(vector)), vector))
+_from_rows, _rows_like = jax.jit(tree.from_rows), jax.jit(tree.rows_like)

@@ -1,5 +1,6 @@
 """Extreme eigenpairs with what is known of their errors."""
 
+import dataclasses
 import enum
 from typing import Any
 
@@ -10,6 +11,7 @@ from cljax import tree
 from cljax._checks import check_same_struct
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import PyTree
+from cljax.spectral.memory import ALL, Memory
 
 
 class Status(enum.IntEnum):
@@ -79,22 +81,26 @@ def num_guards(num_top: int, num_bottom: int, dimension: int) -> int:
     return ends if num_top + num_bottom + ends <= dimension else 0
 
 
-def empty_pairs(struct: PyTree, num_top: int, num_bottom: int) -> Eigenpairs:
+def empty_pairs(struct: PyTree, num_top: int, num_bottom: int, memory: Memory = ALL) -> Eigenpairs:
     """Pairs of zeros, from which a warm start is a cold one.
 
     Args:
         struct: shapes and dtypes of the operator's vectors, arrays or ``jax.ShapeDtypeStruct``.
         num_top: greatest eigenvalues.
         num_bottom: least eigenvalues.
+        memory: how the vectors will be kept.
 
     Returns:
-        The pairs, not converged, of the structure that ``extreme_eigenpairs`` returns.
+        The pairs, not converged, of the structure and in the shardings that ``extreme_eigenpairs`` returns.
     """
+    layout = memory.layout(tree.struct(struct))
     like = jax.eval_shape(tree.to_work, struct)
     dtype = jnp.result_type(*jax.tree.leaves(like))
     pairs, guards = num_top + num_bottom, num_guards(num_top, num_bottom, tree.size(like))
 
     def zeros(num: int) -> PyTree:
+        if layout is not None:
+            return layout.zeros(like, num)
         return jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), like)
 
     none, count, scalar = jnp.zeros(pairs, dtype), jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
@@ -112,6 +118,23 @@ def empty_pairs(struct: PyTree, num_top: int, num_bottom: int) -> Eigenpairs:
         guards=zeros(guards),
         guard_values=jnp.zeros(guards, dtype),
     )
+
+
+def place_pairs(pairs: Eigenpairs, struct: PyTree, memory: Memory) -> Eigenpairs:
+    """The pairs with their vectors in the shardings that ``extreme_eigenpairs`` returns.
+
+    Args:
+        pairs: for operators of ``struct``.
+        struct: shapes, dtypes and shardings of the operator's vectors.
+        memory: how vectors are kept.
+
+    Returns:
+        The same numbers.
+    """
+    layout = memory.layout(struct)
+    if layout is None:
+        return pairs
+    return dataclasses.replace(pairs, vectors=layout.put(pairs.vectors), guards=layout.put(pairs.guards))
 
 
 def check_start(start: Any, struct: PyTree) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
+from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative
@@ -18,7 +19,7 @@ from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, min
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.offload import HostBasis
-from cljax.spectral.probes import kept_vectors, random_vectors
+from cljax.spectral.probes import kept_vectors, start_vectors
 from cljax.spectral.ritz import asymmetry, guard_pairs, ritz_pairs
 
 
@@ -113,7 +114,7 @@ def extreme_eigenpairs(
     chosen = choose_loop(driver, op, key, start, memory=memory)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
     if start is None:
-        vectors = _random_vectors(start_key, tree.zeros_like(op.struct), block_size)
+        vectors = start_vectors(start_key, op.struct, block_size, memory.layout(op.struct))
         guess, goal = None, cold_goal(tol, work, num_cold=block_size, **options)
     else:
         width = min(start.values.shape[0] + start.guard_values.shape[0] + 1, dimension)
@@ -124,13 +125,14 @@ def extreme_eigenpairs(
     state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, memory)
     small = dataclasses.replace(state, basis=None)
     *coefficients, known = _finish(small, goal, jumped)
-    vectors, guards = (_combine(state, c) for c in coefficients)
+    rows, guards = (_combine(state, c) for c in coefficients)
+    vectors, guards = (_whole(rows, op.struct) for rows in (rows, guards))
     if is_traced(given):
         known["values"] = with_derivative(known["values"], vectors, given)
     return Eigenpairs(
-        vectors=tree.place_like(vectors, op.struct, leading_axes=1),
-        guards=tree.place_like(guards, op.struct, leading_axes=1),
-        orthogonality=_orthogonality(vectors),
+        vectors=vectors,
+        guards=guards,
+        orthogonality=_orthogonality(rows),
         block_size=block_size if start is None else 1,
         **known,
     )
@@ -189,9 +191,6 @@ def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimensi
             f"ones, got {memory.basis_size}"
         )
     return memory
-
-
-_random_vectors = jax.jit(random_vectors, static_argnames="num_vectors")
 
 
 def cold_goal(tol: Any, work: PyTree, num_top: int, num_bottom: int, criterion: str, num_cold: int) -> Goal:
@@ -260,5 +259,11 @@ def _combine(state: KrylovState, coefficients: jax.Array) -> PyTree:
     return state.basis.combine(coefficients) if on_host else _combined(state.basis, coefficients, state.vector)
 
 
+def _whole(rows: PyTree, struct: PyTree) -> PyTree:
+    """Vectors of a basis in the shapes of the operator's, and in its shardings where they are not split further."""
+    return _whole_jit(rows) if isinstance(rows, Rows) else tree.place_like(rows, struct, leading_axes=1)
+
+
 _combined = jax.jit(tree.basis_combine)
+_whole_jit = jax.jit(tree.whole)
 _orthogonality = jax.jit(orthogonality)

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
+from cljax._layout import Layout, Rows
 from cljax._typing import PyTree
 from cljax.spectral.goal import Goal, check_due, look
 from cljax.spectral.host_loop import HostLoop, progress_bar
@@ -77,18 +79,25 @@ class DeviceRun:
     def rows(self) -> list[np.ndarray]:
         """The basis vectors that there are, leaf by leaf."""
         filled = int(self.state.used) + self.state.width
-        return [np.asarray(q[:filled]) for q in jax.tree.leaves(self.state.basis)]
+        basis = _whole(jax.tree.map(lambda q: q[:filled], self.state.basis))
+        return [np.asarray(q).reshape(filled, -1) for q in jax.tree.leaves(basis)]
 
     def load(self, state: KrylovState, rows: Sequence[np.ndarray]) -> None:
         """Go on from a saved run."""
-        leaves = jax.tree.leaves(self.state.basis)
-        structure: Any = jax.tree.structure(self.state.basis)
+        mine = self.state.basis
+        layout = mine.layout if isinstance(mine, Rows) else None
+        like = jax.tree.leaves(mine)
 
-        def place(like: jax.Array, saved: np.ndarray) -> jax.Array:
-            padding = [(0, state.capacity - len(saved))] + [(0, 0)] * (saved.ndim - 1)
-            return jax.device_put(np.pad(saved, padding), like.sharding)
+        def place(saved: np.ndarray, index: int) -> Any:
+            padded = np.pad(saved, [(0, state.capacity - len(saved)), (0, 0)])
+            if layout is not None:
+                return padded.reshape(-1, *layout.shapes[index])
+            return jax.device_put(padded.reshape(-1, *like[index].shape[1:]), like[index].sharding)
 
-        basis = structure.unflatten([place(like, saved) for like, saved in zip(leaves, rows, strict=True)])
+        leaves = [place(saved, index) for index, saved in enumerate(rows)]
+        structure: Any = jax.tree.structure(mine) if layout is None else layout.structure
+        basis = structure.unflatten(leaves)
+        basis = basis if layout is None else split(layout.put(basis), layout)
         vector = _get(basis, state.used, self.state.vector)
         fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
         self.state = KrylovState(**{**fields, "basis": basis, "vector": vector})
@@ -180,3 +189,10 @@ _look = jax.jit(look, donate_argnums=0)
 _compress = jax.jit(compress, static_argnames=("num_top", "num_bottom"), donate_argnums=0)
 _get = jax.jit(tree.basis_get)
 _dot = jax.jit(tree.basis_dot)
+_whole = jax.jit(tree.whole)
+
+
+@partial(jax.jit, static_argnames="layout")
+def split(vectors: PyTree, layout: Layout) -> PyTree:
+    """Vectors with leaves (k, *shape) as a run keeps them on a mesh."""
+    return layout.rows_of(vectors)

@@ -13,8 +13,6 @@ another follows only where that one took out more than it left ("twice is enough
 compression of the operator.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -156,7 +154,8 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
 
 def krylov_step(product: Matvec, struct: PyTree, state: KrylovState) -> KrylovState:
     """One step with the product taken in the operator's own dtypes."""
-    return krylov_update(state, product(tree.cast_like(state.vector, struct)))
+    found = product(tree.from_rows(tree.cast_like(state.vector, struct)))
+    return krylov_update(state, tree.rows_like(found, state.vector))
 
 
 def krylov_turn(state: KrylovState, direction: jax.Array) -> KrylovState:
@@ -259,16 +258,11 @@ def orthogonality(vectors: PyTree) -> jax.Array:
     """Greatest entry of |Vᵀ V − I|.
 
     Args:
-        vectors: a pytree with leaves (k, ...), k vectors of norm 1 or 0.
+        vectors: k vectors as a basis keeps them, of norm 1 or 0.
 
     Returns:
         A scalar; vectors that are 0 count as orthonormal.
     """
-
-    def gram(x: jax.Array) -> jax.Array:
-        flat = x.reshape(x.shape[0], -1)
-        return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-
-    total = functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(gram, vectors)))
+    total = tree.basis_gram(vectors)
     norms = jnp.diag(total)
     return jnp.max(jnp.abs(total - jnp.diag(jnp.where(norms == 0, 0, jnp.ones_like(norms)))))

@@ -14,7 +14,8 @@ from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_loop, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
-from cljax.spectral.probes import random_vectors
+from cljax.spectral.memory import Memory
+from cljax.spectral.probes import start_vectors
 
 
 @pytree_dataclass
@@ -40,7 +41,7 @@ class LanczosResult:
 
 
 def lanczos(
-    op: LinearOperator, key_or_vector: jax.Array | PyTree, num_steps: int, *, driver: Any = "auto"
+    op: LinearOperator, key_or_vector: jax.Array | PyTree, num_steps: int, *, sharded: Any = False, driver: Any = "auto"
 ) -> LanczosResult:
     """Tridiagonalize a symmetric operator on a Krylov space; every vector orthogonalized twice against all others.
 
@@ -48,6 +49,7 @@ def lanczos(
         op: symmetric operator on n-dimensional vectors.
         key_or_vector: a typed PRNG key for a random start, or a start vector of ``op.struct`` that is not zero.
         num_steps: static, 1 to n; memory num_steps + 1 vectors, for a moment up to twice that with the host driver.
+        sharded: static; spread the basis over the devices of a mesh, see ``Memory``.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" or ``HostLoop`` (a loop of compiled
             steps; with progress and checkpoints), or "auto".
 
@@ -56,8 +58,8 @@ def lanczos(
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, the driver cannot run
-            here, or a checkpoint file is broken or that of another run.
-        TypeError: if dtypes do not match.
+            here, no mesh is known to spread over, or a checkpoint file is broken or that of another run.
+        TypeError: if dtypes do not match, or ``sharded`` is no mesh.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -73,29 +75,32 @@ def lanczos(
     """
     check_symmetric("op", op)
     num_steps = check_num_steps("num_steps", num_steps, tree.size(op.struct))
+    memory = Memory(sharded=sharded)
     is_key = isinstance(key_or_vector, jax.Array) and jnp.issubdtype(key_or_vector.dtype, jax.dtypes.prng_key)
     if is_key:
         check_key("key_or_vector", key_or_vector)
         key, start_key = jax.random.split(key_or_vector)
-        vector = jax.tree.map(lambda x: x[0], random_vectors(start_key, op.struct, 1))
+        vector = jax.tree.map(lambda x: x[0], start_vectors(start_key, op.struct, 1, memory.layout(op.struct)))
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
-    state = run_lanczos(choose_loop(driver, op, key_or_vector), op, vector, key, num_steps)
+    state = run_lanczos(choose_loop(driver, op, key_or_vector), op, vector, key, num_steps, memory)
     result = _result(state, num_steps)
+    if memory.layout(op.struct) is not None:
+        return result
     return dataclasses.replace(result, basis=tree.place_like(result.basis, op.struct, leading_axes=1))
 
 
 @partial(jax.jit, static_argnames="num_steps")
 def _result(state: KrylovState, num_steps: int) -> LanczosResult:
-    basis = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
+    rows = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
     return LanczosResult(
         jnp.diagonal(state.matrix)[:num_steps],
         jnp.diagonal(state.matrix, -1)[:num_steps],
-        basis,
+        tree.whole(rows),
         state.num_products,
         state.num_breakdowns,
-        orthogonality(basis),
+        orthogonality(rows),
     )
 
 

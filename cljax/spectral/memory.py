@@ -1,8 +1,14 @@
 """How the vectors of a Krylov run are kept."""
 
 import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax._checks import check_positive_int
+from cljax._layout import Layout, layout_of
+from cljax._typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +27,61 @@ class Memory:
             to rounding of bfloat16. Not with ``basis_size``: each restart would round the kept vectors anew.
         offload: keep the vectors in the host's memory, in float32 or wider, and orthogonalize there: the device holds a
             few vectors, and two of them are moved in each step. Host loop only.
+        sharded: spread the vectors over all devices of a mesh, also where the parameters are whole on each: the basis
+            takes 1 / devices of the memory, and each product gathers one vector. True for the mesh on which the
+            parameters lie, or the mesh itself, as inside of jit an Auto mesh cannot be seen. The vectors returned have
+            their usual shapes, split over the devices as far as the lengths of their axes allow. Without this, vectors
+            are split as the parameters are. Not with ``offload``.
     """
 
     basis_size: int | None = None
     half: bool = False
     offload: bool = False
+    sharded: bool | Mesh = False
 
     def __post_init__(self) -> None:
         """Check the options.
 
         Raises:
-            ValueError: if ``basis_size`` is below 1, or ``half`` is not alone.
-            TypeError: if ``basis_size`` is no integer.
+            ValueError: if ``basis_size`` is below 1, or options do not go together.
+            TypeError: if ``basis_size`` is no integer, or ``sharded`` no mesh.
         """
         if self.basis_size is not None:
             check_positive_int("basis_size", self.basis_size)
         if self.half and (self.offload or self.basis_size is not None):
             raise ValueError(f"memory: expected half without other options, got {self}; leave half out")
+        if not isinstance(self.sharded, bool | Mesh):
+            raise TypeError(f"sharded: expected a bool or a jax.sharding.Mesh, got {type(self.sharded).__name__}")
+        if self.sharded and self.offload:
+            raise ValueError("memory: expected sharded or offload, got both; leave offload out")
+
+    def layout(self, struct: PyTree) -> Layout | None:
+        """How the vectors of a run are split over devices.
+
+        Args:
+            struct: shapes, dtypes and shardings of the operator's vectors.
+
+        Returns:
+            The layout, or None where they are kept as they come.
+
+        Raises:
+            ValueError: if they are to be spread over a mesh that is not known.
+        """
+        if self.offload:
+            return None
+        if isinstance(self.sharded, Mesh):
+            whole = NamedSharding(self.sharded, PartitionSpec())
+
+            def placed(x: Any) -> Any:
+                return x if x.sharding is not None else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+
+            struct = jax.tree.map(placed, struct)
+        elif self.sharded and not any(isinstance(x.sharding, NamedSharding) for x in jax.tree.leaves(struct)):
+            raise ValueError(
+                "memory: expected parameters on a mesh with sharded=True, got none; place them with "
+                "parallel.replicate(params, mesh) or, inside of jit, give sharded=mesh"
+            )
+        return layout_of(struct, spread=bool(self.sharded))
 
 
 ALL = Memory()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 from cljax import tree
 from cljax._checks import check_positive_int, check_tol
@@ -151,11 +152,16 @@ def plan(
         return PlannedMode(name, memory, device, host, products, None if budget is None else device <= budget)
 
     least = num_top + num_bottom + 4 + width
+    on_mesh = any(isinstance(x.sharding, NamedSharding) for x in jax.tree.leaves(op.struct))
     sizes = [size for size in basis_sizes if least <= size < steps + width]
     modes = [planned("all", ALL, run_bytes(steps + width, ALL))]
     for size in sizes:
         memory = check_memory(Memory(size), num_top, num_bottom, width, dimension)
         modes.append(planned(f"at most {size}", memory, run_bytes(size, memory)))
+    spread, plain = (Memory(sharded=sharded).layout(op.struct) if on_mesh else None for sharded in (True, False))
+    if spread != plain and spread is not None:
+        memory = Memory(sharded=True)
+        modes.append(planned(f"over {spread.mesh.size} devices", memory, run_bytes(steps + width, memory)))
     half = Memory(half=True)
     on_host = (steps + width) * tree.size(op.struct) * max(x.dtype.itemsize for x in jax.tree.leaves(work))
     modes.append(planned("on the host", Memory(offload=True), programs.offloaded(), on_host))

@@ -45,34 +45,34 @@ class Programs:
 
     def __init__(self, op: LinearOperator, goal: Goal, num_steps: int, width: int, num_results: int) -> None:
         self._op, self._goal, self._num_steps, self._num_results = op, goal, num_steps, num_results
+        self._width = width
         self._vector = jax.tree.map(lambda x: _shape(x, work=True), op.struct)
         self._operand = jax.tree.map(_shape, op.struct)
-        self._vectors, self._width = _several(self._vector, width), width
-        shardings = [x.sharding for x in jax.tree.leaves(op.struct)]
-        self._flatten = all(sharding is None or sharding.is_fully_replicated for sharding in shardings)
         self._key = jax.eval_shape(lambda: jax.random.key(0))
         self._op_bytes, self._vector_bytes = num_bytes(op), num_bytes(self._vector)
 
     def compiled(self, capacity: int, memory: Memory) -> int:
         """The compiled loop, and the vectors that are made of its basis."""
-        options = {"num_steps": self._num_steps, "capacity": capacity, "flatten": self._flatten, "half": memory.half}
-        found = _analysis(driver._compiled.lower(self._op, self._vectors, self._key, self._goal, None, **options))
+        vectors = self._several(self._width, memory)
+        flatten = _is_whole(vectors)
+        options = {"num_steps": self._num_steps, "capacity": capacity, "flatten": flatten, "half": memory.half}
+        found = _analysis(driver._compiled.lower(self._op, vectors, self._key, self._goal, None, **options))
         kept = found.argument_size_in_bytes + found.output_size_in_bytes
-        return kept + max(found.temp_size_in_bytes, self._num_results * self._vector_bytes)
+        return kept + max(found.temp_size_in_bytes, self._results(memory))
 
     def host(self, capacity: int, memory: Memory) -> int:
         """The host loop, which makes a larger basis by a copy when one is full and may grow."""
         sizes = host_driver.capacities(capacity, self._width, memory)
-        state = self._state(capacity, memory.half)
-        before = num_bytes(self._state(sizes[-2], memory.half)) if len(sizes) > 1 else 0
-        update = self._vector_bytes + _analysis(host_driver._update.lower(state, self._operand)).temp_size_in_bytes
-        results = self._num_results * self._vector_bytes
-        return self._resident + num_bytes(state) + max(before, update, self._apply, results)
+        state, layout = self._state(capacity, memory), memory.layout(self._op.struct)
+        before = num_bytes(self._state(sizes[-2], memory)) if len(sizes) > 1 else 0
+        operand = self._operand if layout is None else layout.row_shapes(self._operand)
+        update = num_bytes(operand) + _analysis(host_driver._update.lower(state, operand)).temp_size_in_bytes
+        return self._resident + num_bytes(state) + max(before, update, self._apply(operand), self._results(memory))
 
     def offloaded(self) -> int:
         """The device's part while the basis is on the host."""
         results = self._num_results * self._vector_bytes
-        return self._resident + max(self._vector_bytes + self._apply, results)
+        return self._resident + max(self._vector_bytes + self._apply(self._operand), results)
 
     def without_basis(self, compiled: bool) -> int:
         """The three-term recurrence."""
@@ -85,13 +85,25 @@ class Programs:
         count: Any = jax.ShapeDtypeStruct((), jnp.int32)
         state = ThreeTermState(self._vector, self._vector, numbers, numbers, count)
         update = _analysis(recurrence._update.lower(state, self._operand, three_term_update)).temp_size_in_bytes
-        return self._resident + num_bytes(state) + max(self._vector_bytes + update, self._apply)
+        return self._resident + num_bytes(state) + max(self._vector_bytes + update, self._apply(self._operand))
 
-    def _state(self, capacity: int, half: bool) -> PyTree:
-        start = functools.partial(krylov_start, capacity=capacity, flatten=self._flatten, half=half)
-        state = jax.eval_shape(start, self._vectors, self._key)
-        basis = state.basis if self._flatten else _several(self._vector, capacity, jnp.uint16 if half else None)
-        return dataclasses.replace(state, basis=basis, vector=self._vector)
+    def _several(self, num: int, memory: Memory) -> PyTree:
+        """Shapes of some vectors as the run keeps them."""
+        layout = memory.layout(self._op.struct)
+        return _several(self._vector, num) if layout is None else layout.row_shapes(self._vector, num)
+
+    def _results(self, memory: Memory) -> int:
+        return num_bytes(self._several(self._num_results, memory))
+
+    def _state(self, capacity: int, memory: Memory) -> PyTree:
+        vectors = self._several(self._width, memory)
+        start = functools.partial(krylov_start, capacity=capacity, flatten=_is_whole(vectors), half=memory.half)
+        state = jax.eval_shape(start, vectors, self._key)
+        layout = memory.layout(self._op.struct)
+        if layout is None:
+            return dataclasses.replace(state, vector=self._vector)
+        basis = layout.row_shapes(state.basis, capacity)
+        return dataclasses.replace(state, basis=basis, vector=layout.row_shapes(self._vector))
 
     @functools.cached_property
     def _product(self) -> PyTree:
@@ -102,25 +114,29 @@ class Programs:
         """The operator, and what its product keeps."""
         return self._op_bytes + _analysis(driver._linearized.lower(self._op)).output_size_in_bytes
 
-    @functools.cached_property
-    def _apply(self) -> int:
+    def _apply(self, operand: PyTree) -> int:
         """One product: a copy of the vector in the operator's dtypes, the result, and all between."""
-        found = _analysis(driver._apply.lower(self._product, self._operand))
-        return num_bytes(self._operand) + found.output_size_in_bytes + found.temp_size_in_bytes
+        found = _analysis(driver._apply.lower(self._product, operand))
+        return num_bytes(operand) + found.output_size_in_bytes + found.temp_size_in_bytes
+
+
+def _is_whole(vectors: PyTree) -> bool:
+    shardings = [x.sharding for x in jax.tree.leaves(vectors)]
+    return all(sharding is None or sharding.is_fully_replicated for sharding in shardings)
 
 
 def _shape(x: Any, work: bool = False) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, tree.work_dtype(x.dtype) if work else x.dtype, sharding=x.sharding)
 
 
-def _several(vector: PyTree, num: int, dtype: Any = None) -> PyTree:
+def _several(vector: PyTree, num: int) -> PyTree:
     """Shapes of some vectors, in the shardings of one."""
 
     def leaf(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         sharding = x.sharding
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-        return jax.ShapeDtypeStruct((num, *x.shape), dtype or x.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((num, *x.shape), x.dtype, sharding=sharding)
 
     return jax.tree.map(leaf, vector)
 

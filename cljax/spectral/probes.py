@@ -1,9 +1,13 @@
 """Start vectors."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._layout import Layout
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs
 
@@ -24,6 +28,29 @@ def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
     like = jax.eval_shape(tree.to_work, struct)
     each = [tree.random_like(k, like) for k in jax.random.split(key, num_vectors)]
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+
+def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Layout | None = None) -> PyTree:
+    """Random start vectors, each device making its own part of them.
+
+    Args:
+        key: typed PRNG key.
+        struct: shapes and dtypes of the operator's vectors.
+        num_vectors: how many.
+        layout: None, or how they are split over devices.
+
+    Returns:
+        As ``random_vectors``: the same numbers, however they are split.
+    """
+    leaves, structure = jax.tree.flatten(struct)
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    return _start_vectors(key, shapes, structure, num_vectors, layout)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int, layout: Layout | None) -> PyTree:
+    vectors = random_vectors(key, structure.unflatten(shapes), num_vectors)
+    return vectors if layout is None else layout.put(vectors)
 
 
 def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tuple[PyTree, jax.Array]:

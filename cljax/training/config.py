@@ -56,7 +56,13 @@ class RunConfig:
         keep_checkpoints: how many checkpoints are kept.
         density_probes: random probes of the spectral density at the last checkpoint; 0 for no density.
         density_steps: Lanczos steps for each probe.
-        num_devices: devices to share each batch; all where it is not given.
+        num_devices: devices to use; all where it is not given.
+        mesh: axes of the devices as NAME=LENGTH, for example data=4,model=2; one length may be left out. Batches are
+            split over the axis data, over all axes where none has that name. data alone where it is not given.
+        shard: rules for parameters as PATTERN=SPEC, the first whose pattern is found in a parameter's path decides:
+            kernel=,model splits its second axis over model; fsdp, or PATTERN=fsdp:AXIS, its longest axis over data or
+            AXIS. Parameters without a rule are whole on each device.
+        sharded_basis: spread the Lanczos vectors of measurements over all devices, also those of whole parameters.
         run_dir: folder to write; runs/DATASET-MODEL where it is not given.
     """
 
@@ -94,6 +100,9 @@ class RunConfig:
     density_probes: int = 4
     density_steps: int = 48
     num_devices: int | None = None
+    mesh: str | None = None
+    shard: tuple[str, ...] = ()
+    sharded_basis: bool = False
     run_dir: str | None = None
 
     def __post_init__(self) -> None:

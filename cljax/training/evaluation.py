@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax._batch import Batch, expand_weight
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.parallel.mesh import batch_rows, shard_batch
+from cljax.parallel.mesh import batch_rows, num_shares, shard_batch
 from cljax.training.batches import padded_batch
 
 _CHUNK, _CHUNK_TOKENS = 512, 8192
@@ -24,7 +24,7 @@ def make_eval_batches(
         inputs: (n, ...).
         targets: (n,), or (n, T) for sequences.
         most: how many examples at most.
-        mesh: made by ``parallel.data_mesh``.
+        mesh: the devices.
         weight: None for all ones, or a leading part of the losses' shape.
 
     Returns:
@@ -32,7 +32,8 @@ def make_eval_batches(
     """
     total = min(most, len(targets))
     chunk = min(_CHUNK, max(1, _CHUNK_TOKENS // targets[0].size))
-    size = -(-min(chunk, total) // mesh.size) * mesh.size
+    shares = num_shares(mesh)
+    size = -(-min(chunk, total) // shares) * shares
     parts = [slice(start, min(start + size, total)) for start in range(0, total, size)]
     rows_fn = partial(batch_rows, mesh=mesh)
 

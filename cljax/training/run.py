@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh, NamedSharding
 
 from cljax import losses
 from cljax._batch import Batch
 from cljax._pytree import pytree_dataclass
-from cljax._typing import PyTree
-from cljax.parallel.mesh import batch_rows, data_mesh, replicate, shard_batch
+from cljax.parallel.mesh import batch_rows, data_mesh, make_mesh, num_shares, replicate, shard_batch
+from cljax.parallel.rules import shard_params
 from cljax.training.batches import Batches, padded_batch
 from cljax.training.config import RunConfig
 from cljax.training.datasets import Dataset, load_dataset
@@ -114,7 +115,7 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         seed=config.seed,
         context=config.context,
     )
-    mesh = data_mesh(config.num_devices)
+    mesh = _make_mesh(config)
     model_key, run_key = jax.random.split(jax.random.key(config.seed))
     options = parse_options(config.model_option)
     model = create_model(config.model, model_key, dataset.input_shape, dataset.num_classes, **options)
@@ -128,6 +129,7 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         tol=config.tol,
         criterion=config.criterion,
         basis_size=config.basis_size,
+        sharded_basis=config.sharded_basis,
         max_products=config.max_products,
         microbatch_size=config.microbatch_size,
         structure_examples=config.structure_examples,
@@ -135,10 +137,14 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
     optimizer = make_optimizer(config)
     inputs, targets, weight = dataset.train_inputs, dataset.train_targets, dataset.train_weight
     num_curvature = min(config.measure_examples, len(targets))
-    padded = -(-num_curvature // mesh.size) * mesh.size
+    shares = num_shares(mesh)
+    padded = -(-num_curvature // shares) * shares
     first = None if weight is None else weight[:num_curvature]
     rows_fn = partial(batch_rows, mesh=mesh)
     curvature_batch = padded_batch(inputs[:num_curvature], targets[:num_curvature], padded, first, rows_fn)
+    params = shard_params(model.params, mesh, config.shard)
+    state = RunState(init_state(params, optimizer), tracker.init(params), run_key)
+    state = jax.tree.map(lambda x: x if _is_on(mesh, x) else replicate(x, mesh), state)
     run = Run(
         config=config,
         dataset=dataset,
@@ -146,7 +152,7 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         loss=loss,
         tracker=tracker,
         schedule=learning_rate_schedule(config),
-        batches=Batches(inputs, targets, config.batch_size, config.seed, mesh.size, weight, rows_fn),
+        batches=Batches(inputs, targets, config.batch_size, config.seed, shares, weight, rows_fn),
         curvature_batch=shard_batch(curvature_batch, mesh),
         train_eval=make_eval_batches(inputs, targets, config.eval_examples, mesh, weight),
         test_eval=make_eval_batches(
@@ -156,11 +162,19 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         step_fn=jax.jit(
             partial(train_step, objective=losses.objective(model.apply_fn, loss), optimizer=optimizer),
             donate_argnums=0,
+            out_shardings=jax.tree.map(lambda x: x.sharding, state.train),
         ),
     )
-    params: PyTree = replicate(model.params, mesh)
-    state = RunState(init_state(params, optimizer), tracker.init(params), run_key)
-    return run, replicate(state, mesh)
+    return run, state
+
+
+def _make_mesh(config: RunConfig) -> Mesh:
+    devices = data_mesh(config.num_devices)
+    return devices if config.mesh is None else make_mesh(config.mesh, devices=list(devices.devices.flat))
+
+
+def _is_on(mesh: Mesh, x: jax.Array) -> bool:
+    return isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
 
 
 def parse_options(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
 from cljax.spectral.driver import choose_driver
-from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs
+from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs, place_pairs
 from cljax.spectral.extremes import check_sizes, extreme_eigenpairs
 from cljax.spectral.goal import CRITERIA
 from cljax.spectral.memory import Memory
@@ -49,6 +49,8 @@ class Tracker:
         criterion: which error, "value" or "residual", see ``spectral.extreme_eigenpairs``.
         max_products: most products for each spectrum.
         basis_size: most vectors kept during a measurement, None for as many as there are products.
+        sharded_basis: spread the vectors of a measurement, and those kept between measurements, over all
+            devices of the mesh on which the parameters lie, see ``spectral.Memory``.
         microbatch_size: examples differentiated at a time in a product, None for all.
         structure_examples: how many examples of the batch, from its start, have their structure matrices measured;
             None for all, 0 for none. Models of sequences have none: an example's would be (T K, T K).
@@ -79,6 +81,7 @@ class Tracker:
     criterion: str = "value"
     max_products: int = 100
     basis_size: int | None = None
+    sharded_basis: bool = False
     microbatch_size: int | None = None
     structure_examples: int | None = 64
     measure_gauss_newton: bool = True
@@ -140,9 +143,10 @@ class Tracker:
         places = self.num_top if self.max_top is None else self.max_top
         check_sizes(places, self.num_bottom, self.max_products, tree.size(params))
         with_model = self.apply_fn is not None and self.measure_gauss_newton
-        gauss = empty_pairs(params, 1, 0) if with_model else None
+        gauss = empty_pairs(params, 1, 0, self._memory) if with_model else None
         tracked = jnp.asarray(self.num_top, jnp.int32)
-        return TrackerState(empty_pairs(params, places, self.num_bottom), gauss, jnp.zeros((), jnp.int32), tracked)
+        pairs = empty_pairs(params, places, self.num_bottom, self._memory)
+        return TrackerState(pairs, gauss, jnp.zeros((), jnp.int32), tracked)
 
     def measure(
         self,
@@ -213,8 +217,12 @@ class Tracker:
         if threshold is not None and self.max_top is not None:
             number = next_num_top(pairs.values[self.num_bottom :], threshold, num_top, self.num_top, self.max_top)
             tracked = jnp.asarray(number, jnp.int32)
-        kept = put_tracked(pairs, num_top, self.num_bottom, places)
+        kept = place_pairs(put_tracked(pairs, num_top, self.num_bottom, places), op.struct, self._memory)
         return TrackerState(kept, gauss, state.num_measurements + 1, tracked), record
+
+    @property
+    def _memory(self) -> Memory:
+        return Memory(self.basis_size, sharded=self.sharded_basis)
 
     def _check_once(self, op: LinearOperator, state: TrackerState, key: jax.Array) -> None:
         count = state.num_measurements
@@ -237,10 +245,11 @@ class Tracker:
             start=start,
             check=check,
             criterion=self.criterion,
-            memory=Memory(self.basis_size),
+            memory=self._memory,
             driver=self.driver,
         )
-        return _aligned(pairs, start)
+        pairs, found = _aligned(pairs, start)
+        return place_pairs(pairs, op.struct, self._memory), found
 
 
 @jax.jit
