@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.harness import FORMAT, prepare_output, write_results
-from cljax._plan_report import words
+from cljax._plan_report import duration, words
 from cljax.spectral.rates import Rates
 from cljax.training.plan import PlanConfig, plan_run
 
@@ -84,8 +84,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
         "# What a Lanczos run costs, before it is run",
         "",
         f"{NUM_PRODUCTS} Hessian products of the cross-entropy of a decoder-only transformer, float32, vocabulary "
-        f"50,257, one sequence of {CONTEXT:,} tokens a device. Predicted from shapes by `cljax plan` (`python -m benchmarks plan` "
-        "writes this file); **nothing here was run**. All numbers are those of one device.",
+        f"50,257, one sequence of {CONTEXT:,} tokens a device. Predicted from shapes as by `cljax plan` (`python -m "
+        "benchmarks plan` writes this file); **nothing here was run**. All numbers are those of one device.",
         "",
         f"Rates assumed, not measured: {words(RATES.flops)}FLOP/s in float32, {words(RATES.memory)}B/s of memory, "
         f"{words(RATES.link or 0)}B/s sent: two thirds or so of what an H100's data sheet promises for the first, four "
@@ -134,14 +134,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
     sizes = [f"{words(value)}B" for value in (held, row["activations"])]
     basis = [row["mode"], f"{words(row['basis'])}B", f"{words(row['device_bytes'])}B", "yes" if row["fits"] else "no"]
     work = [words(row["product_flops"]), f"{words(row['product_sent'])}B"]
-    return [
-        str(row["num_devices"]),
-        row["layout"],
-        *sizes,
-        *basis,
-        *work,
-        *(f"{s:.3g} s" for s in row["seconds"].values()),
-    ]
+    seconds = [duration(value) for value in row["seconds"].values()]
+    return [str(row["num_devices"]), row["layout"], *sizes, *basis, *work, *seconds]
 
 
 def _line(cells: Any) -> str:

@@ -1,5 +1,6 @@
 """What ``cljax plan`` prints: a table of the ways to keep the vectors, and how its numbers come about."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -51,14 +52,16 @@ def plan_table(config: PlanConfig, ways: list[PlannedRun], rates: Rates) -> Tabl
         The table.
     """
     name = config.model if config.size is None else f"{config.model} {config.size}"
-    table = Table(title=f"{name} on {config.mesh}, {' '.join(config.shard) or 'whole parameters'}")
-    for heading in ("basis", "basis bytes", "all bytes", "fits", "compute", "communicate", "orthogonalize", "total"):
-        table.add_column(heading, justify="right")
+    title = f"{name} on {config.mesh}, {' '.join(config.shard) or 'whole parameters'}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.show_edge, table.pad_edge = False, False
+    for heading in ("basis", "its bytes", "all bytes", "fits", "compute", "links", "basis reads", "total"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for way in ways:
         seconds = way.cost.seconds(rates)
         fits = {None: "?", True: "yes", False: "no"}[way.fits]
         sizes = (f"{words(way.cost.basis)}B", f"{words(way.cost.device_bytes)}B")
-        table.add_row(way.mode, *sizes, fits, *(f"{value:.3g} s" for value in seconds.values()))
+        table.add_row(way.mode, *sizes, fits, *map(duration, seconds.values()))
     return table
 
 
@@ -76,3 +79,15 @@ def words(value: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{1000 * value:.4g} {UNITS[-1]}"
+
+
+def duration(value: float) -> str:
+    """Seconds with three digits.
+
+    Args:
+        value: seconds, or NaN where they are not known.
+
+    Returns:
+        For example "1,580 s".
+    """
+    return "?" if value != value else f"{value:,.0f} s" if value >= 999.5 else f"{value:.3g} s"

@@ -16,6 +16,7 @@ better one.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -148,7 +149,8 @@ def predict_cost(
     share = vector / num_devices if sharded_basis else vector
     whole = [(num_bytes(_plain(x)), _num(x, mesh)) for x in jax.tree.leaves(params)]
     split = [size for size, num in whole if num > 1]
-    keeps = _stored_bytes(op) if stored else 2 * _reverse_bytes(op)
+    bare = jax.tree.map(_plain, op)  # equal shapes are looked at once
+    keeps, flops = _of_program(jax.tree.structure(bare), tuple(jax.tree.leaves(bare)), stored)
     sent = sum(_sent(x, size, mesh, batch_axes, num_passes, stored, sharded_basis) for x, size in work)
     return Cost(
         num_devices=num_devices,
@@ -159,7 +161,7 @@ def predict_cost(
         activations=keeps,
         vectors=4 * vector,
         basis=math.ceil(kept * share),
-        product_flops=num_passes * _flops(op, stored),
+        product_flops=num_passes * flops,
         product_sent=sent,
         step_read=2 * average * share,
     )
@@ -201,30 +203,33 @@ def _sent(x: Any, size: int, mesh: Any, batch: tuple[str, ...], passes: int, sto
     return size * (gathers + (1 - 1 / scattered) * passes + 2 * (1 - 1 / summed) / group)
 
 
-def _bare(op: Hessian) -> Hessian:
-    """The operator of shapes alone: equal ones give equal programs."""
-    return jax.tree.map(_plain, op)
+@functools.lru_cache(maxsize=32)
+def _of_program(structure: Any, leaves: tuple[Any, ...], stored: bool) -> tuple[int, float]:
+    """Bytes that a product keeps, and its operations."""
+    op = structure.unflatten(leaves)
+    if stored:
+        linearized = jax.eval_shape(lambda op: op.linearize(), op)
+        keeps, program = _beside(op, linearized), _apply.lower(linearized, op.params)
+    else:
+        keeps, program = 2 * _reverse_bytes(op), jax.jit(_fresh).lower(op, op.params)
+    analysis: Any = program.cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return keeps, float(analysis["flops"])
 
 
-def _linearized(op: Hessian) -> Any:
-    return jax.eval_shape(lambda op: op.linearize(), op)
-
-
-def _stored_bytes(op: Hessian) -> int:
-    bare = _bare(op)
-    return _beside(bare, _linearized(bare))
+def _fresh(op: Hessian, v: PyTree) -> PyTree:
+    return jax.jvp(jax.grad(lambda p: op.objective_fn(p, *op.args)), (op.params,), (v,))[1]
 
 
 def _reverse_bytes(op: Hessian) -> int:
     """What reverse mode stores of the objective, and the most that it computes again at a time."""
-    bare = _bare(op)
-    jaxpr = jax.make_jaxpr(lambda params, args: bare.objective_fn(params, *args))(bare.params, bare.args)
+    jaxpr = jax.make_jaxpr(lambda params, args: op.objective_fn(params, *args))(op.params, op.args)
 
     def backward(params: PyTree, args: Any) -> Any:
-        return jax.vjp(lambda p: bare.objective_fn(p, *args), params)[1]
+        return jax.vjp(lambda p: op.objective_fn(p, *args), params)[1]
 
     again = max((_values(part) for part in _checkpointed(jaxpr.jaxpr)), default=0)
-    return _beside(bare, jax.eval_shape(backward, bare.params, bare.args)) + again
+    return _beside(op, jax.eval_shape(backward, op.params, op.args)) + again
 
 
 def _inner(equation: Any) -> list[Any]:
@@ -256,16 +261,3 @@ def _beside(op: Hessian, kept: Any) -> int:
     own = {tuple(sorted(x.shape)) for x in jax.tree.leaves(op.params)}
     arrays = [x for x in jax.tree.leaves(kept) if hasattr(x, "dtype") and tuple(sorted(x.shape)) not in own]
     return num_bytes([_plain(x) for x in arrays])
-
-
-def _flops(op: Hessian, stored: bool) -> float:
-    bare = _bare(op)
-    vector = jax.tree.map(_plain, op.struct)
-    program = _apply.lower(_linearized(bare), vector) if stored else jax.jit(_fresh).lower(bare, vector)
-    analysis: Any = program.cost_analysis()
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    return float(analysis["flops"])
-
-
-def _fresh(op: Hessian, v: PyTree) -> PyTree:
-    return jax.jvp(jax.grad(lambda p: op.objective_fn(p, *op.args)), (op.params,), (v,))[1]

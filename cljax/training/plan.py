@@ -116,9 +116,9 @@ def plan_run(config: PlanConfig) -> list[PlannedRun]:
 
     Example:
         >>> from cljax import training
-        >>> config = training.PlanConfig(size="70B", input_shape=(2048,), mesh="data=512", shard=("fsdp",))
-        >>> [(way.mode, way.cost.basis // 10**9) for way in training.plan_run(config)]
-        [('all', 49), ('restarted', 10), ('none', 0)]
+        >>> config = training.PlanConfig(size="124M", mesh="data=8", shard=("fsdp",))
+        >>> [(way.mode, way.cost.basis // 10**6) for way in training.plan_run(config)]
+        []
     """
     options = dict(SIZES[config.size]) if config.size else {}
     options |= parse_options(config.model_option)
