@@ -67,7 +67,7 @@ class Resume:
     run_dir: tyro.conf.Positional[pathlib.Path]
     """Folder of the run."""
     num_devices: int | None = None
-    """Devices to go on with; as the run was configured where it is not given."""
+    """Devices to go on with from here on; as the run was configured where it is not given."""
     quiet: bool = False
     """No progress bar."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)

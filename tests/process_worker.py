@@ -1,12 +1,13 @@
-"""One process of several: float64 eigenvalues, then a command with a signal that it sends itself before a step.
+"""One process of several: float64 eigenvalues, a checkpoint, then collectives or a command with a signal in mid-run.
 
-    process_worker.py HOST:PORT NUM ID '{"eigenvalues": true, "signal": ["SIGKILL", 1, 7], "argv": ["track", ...]}'
+    process_worker.py HOST:PORT NUM ID '{"eigenvalues": ["hessian"], "signal": ["SIGKILL", 1, 7], "argv": ["track"]}'
 
-The signal is sent by one process before it reads the batch of one step: no clock decides anything.
+The signal is sent by one process to itself, before a collective or before the batch of one step: no clock decides.
 """
 
 import json
 import os
+import pathlib
 import signal
 import sys
 
@@ -17,6 +18,7 @@ import numpy as np
 import cljax
 from cljax import cli, curvature, losses, parallel, spectral
 from cljax.training import batches
+from cljax.training.checkpoint import Checkpoints
 
 
 def apply_fn(params, inputs):
@@ -29,8 +31,8 @@ def problem():
     return params, cljax.Batch(rng.standard_normal((16, 3)), rng.integers(2, size=16), rng.uniform(size=16))
 
 
-def eigenvalues(num_devices=None):
-    """Of the Hessian and of the Gauss-Newton matrix, from rows of which each process reads its own."""
+def eigenvalues(names, num_devices=None):
+    """Of the matrices that are named, from rows of which each process reads its own."""
     with jax.enable_x64(True):
         params, batch = problem()
         mesh = parallel.data_mesh(num_devices)
@@ -39,17 +41,27 @@ def eigenvalues(num_devices=None):
         params, key = parallel.replicate((params, jax.random.key(0)), mesh)
         loss = losses.fenchel_young(losses.shannon())
         ops = {
-            "hessian": curvature.hessian(losses.objective(apply_fn, loss), params, batch),
-            "gauss_newton": curvature.gauss_newton(apply_fn, loss, params, batch),
+            "hessian": lambda: curvature.hessian(losses.objective(apply_fn, loss), params, batch),
+            "gauss_newton": lambda: curvature.gauss_newton(apply_fn, loss, params, batch),
         }
         found = {"rows": rows.tolist()}
-        for name, op in ops.items():
+        for name in names:
+            op = ops[name]()
             pairs = spectral.extreme_eigenpairs(op, key, num_top=2, num_bottom=1, tol=1e-12)
             found[name] = parallel.host_values(pairs.values).tolist()
         return found
 
 
-def send_itself(name, at_step):
+def checkpoint(folder):
+    """Written by all: a sharded array, a replicated one and a key."""
+    mesh = parallel.data_mesh()
+    state = {"sharded": parallel.shard_batch(parallel.batch_rows(16, mesh), mesh)}
+    state |= parallel.replicate({"whole": jnp.arange(3.0), "key": jax.random.key(7)}, mesh)
+    Checkpoints(pathlib.Path(folder)).save(5, state, num_rows=2)
+
+
+def send_before(name, at_step):
+    """The signal to this process, when a run asks for the batch of a step."""
     original = batches.Batches.__call__
 
     def call(self, step):
@@ -68,14 +80,21 @@ def main(coordinator, num_processes, process_id, task):
         "process_id": int(process_id),
         "heartbeat_timeout": task.get("heartbeat_timeout", 100),
     }
-    name, process, step = task.get("signal", (None, None, None))
-    if process == options["process_id"]:
-        send_itself(name, step)
-    if "eigenvalues" in task:
+    name, process, at_step = task.get("signal", (None, None, None))
+    if process == options["process_id"] and "argv" in task:
+        send_before(name, at_step)
+    if "argv" not in task or "eigenvalues" in task:
         parallel.initialize(parallel.Processes(**options))
-        print("eigenvalues", json.dumps(eigenvalues()), flush=True)
+    if "eigenvalues" in task:
+        print("eigenvalues", json.dumps(eigenvalues(task["eigenvalues"])), flush=True)
+    if "checkpoint" in task:
+        checkpoint(task["checkpoint"])
+    for step in range(task.get("collectives", 0)):
+        if (process, at_step) == (options["process_id"], step):
+            os.kill(os.getpid(), getattr(signal, name))
+        assert parallel.on_writer(lambda step=step: {"step": step}) == {"step": step}
     flags = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    return cli.main([*task["argv"], *flags])
+    return cli.main([*task["argv"], *flags]) if "argv" in task else 0
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def resume(
 
     Args:
         run_dir: folder of the run.
-        num_devices: devices to go on with; as the run was configured where None.
+        num_devices: devices to go on with from here on; as the run was configured where None.
         progress: show a progress bar.
         stop_after: stop before this step.
 
@@ -119,6 +119,8 @@ def resume(
     run, state = make_run(config)
     restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
     rows = on_writer(lambda: MetricsLog(directory / METRICS).truncate(restored.num_rows))
+    if num_devices is not None:
+        on_writer(lambda: config.save(directory / CONFIG))
     notes = (*run.notes, *restored.skipped)
     return _continue(run, restored.state, directory, rows, notes, progress, stop_after, restored.step)
 

@@ -216,7 +216,7 @@ class Tracker:
         tracked, places = state.num_tracked, state.hessian.values.shape[0] - self.num_bottom
         if threshold is not None and self.max_top is not None:
             number = next_num_top(pairs.values[self.num_bottom :], threshold, num_top, self.num_top, self.max_top)
-            tracked = jnp.asarray(number, jnp.int32)
+            tracked = jnp.full_like(tracked, number)  # on the same devices
         kept = place_pairs(put_tracked(pairs, num_top, self.num_bottom, places), op.struct, self._memory)
         return TrackerState(kept, gauss, state.num_measurements + 1, tracked), record
 
