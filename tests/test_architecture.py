@@ -18,6 +18,7 @@ LAYERS = [
     ["training"],
     ["plots"],
     ["_report"],
+    ["_plan_report"],
     ["cli"],
     ["__main__"],
 ]

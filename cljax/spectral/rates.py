@@ -56,6 +56,11 @@ def measure_rates(*, size: int = 2048, num_bytes: int = 1 << 28, repeats: int = 
     Raises:
         ValueError: if a number is below 1.
         TypeError: if a number is no integer.
+
+    Example:
+        >>> from cljax import spectral
+        >>> spectral.measure_rates(size=64, num_bytes=1 << 16).flops > 0
+        True
     """
     for name, value in {"size": size, "num_bytes": num_bytes, "repeats": repeats}.items():
         check_positive_int(name, value)

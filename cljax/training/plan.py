@@ -118,7 +118,7 @@ def plan_run(config: PlanConfig) -> list[PlannedRun]:
         >>> from cljax import training
         >>> config = training.PlanConfig(size="124M", mesh="data=8", shard=("fsdp",))
         >>> [(way.mode, way.cost.basis // 10**6) for way in training.plan_run(config)]
-        []
+        [('all', 5688), ('restarted', 1250), ('none', 0)]
     """
     options = dict(SIZES[config.size]) if config.size else {}
     options |= parse_options(config.model_option)
