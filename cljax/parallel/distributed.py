@@ -77,11 +77,14 @@ class Processes:
             raise ValueError(f"process_id: expected 0 to {number - 1}, got {self.process_id}")
 
 
-def initialize(processes: Processes) -> None:
+def initialize(processes: Processes) -> bool:
     """Join the other processes; before anything is computed. Without flags, or where it was done, nothing is done.
 
     Args:
         processes: how to find them.
+
+    Returns:
+        Whether this process is one of a cluster now; then ``jax.devices()`` are those of all.
 
     Raises:
         ValueError: if no cluster is found, the coordinator's port is taken, or something was computed already. Where
@@ -90,10 +93,11 @@ def initialize(processes: Processes) -> None:
     Example:
         >>> from cljax import parallel
         >>> parallel.initialize(parallel.Processes())
+        False
     """
     wanted = processes.distributed or processes.coordinator is not None
     if not wanted or jax.distributed.is_initialized():
-        return
+        return jax.distributed.is_initialized()
     _check_port(processes)
     where = processes.coordinator or "the coordinator"
     told = f"waiting for all processes at {where}, at most {processes.initialization_timeout} s"
@@ -118,6 +122,7 @@ def initialize(processes: Processes) -> None:
         raise ValueError(f"processes: expected all of them at {where}, got: {error}") from error
     finally:
         timer.cancel()
+    return True
 
 
 def _check_port(processes: Processes) -> None:
