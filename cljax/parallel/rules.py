@@ -54,8 +54,8 @@ def shardings(params: PyTree, mesh: Mesh, rules: Sequence[Rule] = (), *, logical
         >>> from cljax import parallel
         >>> mesh = parallel.make_mesh("data=1,model=1")
         >>> placed = parallel.shardings({"dense": {"kernel": jnp.ones((4, 6))}}, mesh, ["kernel=,model"])
-        >>> placed["dense"]["kernel"].spec
-        PartitionSpec(None, 'model')
+        >>> tuple(placed["dense"]["kernel"].spec)
+        (None, 'model')
     """
     read = [_read(rule, mesh) for rule in rules]
     names = dict(logical_axes or ())
@@ -92,8 +92,8 @@ def shard_params(params: PyTree, mesh: Mesh, rules: Sequence[Rule] = (), *, logi
         >>> import jax.numpy as jnp
         >>> from cljax import parallel
         >>> mesh = parallel.make_mesh("data=1")
-        >>> parallel.shard_params({"w": jnp.ones((64, 32))}, mesh, ["fsdp"])["w"].sharding.spec
-        PartitionSpec('data',)
+        >>> tuple(parallel.shard_params({"w": jnp.ones((64, 32))}, mesh, ["fsdp"])["w"].sharding.spec)
+        ('data',)
     """
     places = shardings(params, mesh, rules, logical_axes=logical_axes)
     values = jax.tree.map(lambda x: _unboxed(x)[0], params, is_leaf=_is_box)
