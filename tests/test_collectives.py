@@ -34,8 +34,8 @@ NUM_SUMS = 4
 """Of a Krylov step: two for each of its two Gram-Schmidt passes, coefficients and a norm, which takes a maximum too."""
 
 
-def memory(name):
-    return Memory(sharded="spread" in name)
+def memory(name, basis_size=None):
+    return Memory(basis_size, sharded="spread" in name)
 
 
 def setting(dtype):
@@ -67,7 +67,7 @@ def hessian(params, batch, fn=mlp):
 def on_one_device():
     with jax.enable_x64(True):
         op = hessian(*setting(jnp.float64))
-        return spectral.extreme_eigenpairs(op, KEY, num_top=2, num_bottom=1, max_products=60)
+        return spectral.extreme_eigenpairs(op, KEY, num_top=2, num_bottom=1, max_products=60, memory=Memory(61))
 
 
 def check(found, op, name):
@@ -82,34 +82,43 @@ def check(found, op, name):
         assert share == 1 if layout is None or not divided else share <= 1 / 2
 
 
-CASES = [(name, "host") for name in LAYOUTS if name != "replicated"] + [
-    ("spread", "compiled"),
-    ("both axes", "compiled"),
+OPTIONS = {"num_top": 2, "num_bottom": 1, "max_products": 60}
+CASES = [(name, "host") for name in LAYOUTS if "axis" not in name] + [
+    ("leading axis", "compiled"),
+    ("last axis", "host"),
 ]
+SLOW = [("spread", "compiled"), ("both axes", "compiled"), ("leading axis", "host")]
 
 
-@pytest.mark.parametrize(("name", "chosen"), CASES)
+@pytest.mark.parametrize(("name", "chosen"), CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW])
 def test_the_eigenvalues_of_one_device(name, chosen, x64):
     op = hessian(*placed(name, jnp.float64))
-    options = {"num_top": 2, "num_bottom": 1, "max_products": 60, "memory": memory(name), "driver": chosen}
-    found = spectral.extreme_eigenpairs(op, KEY, **options)
+    found = spectral.extreme_eigenpairs(op, KEY, memory=memory(name, 61), driver=chosen, **OPTIONS)
     check(found, op, name)
-    if chosen == "host":
-        again = spectral.extreme_eigenpairs(op, KEY, start=found, **options)
-        check(again, op, name)
-        assert again.num_products <= 6
-        assert all(
-            a.sharding == b.sharding for a, b in zip(jax.tree.leaves(again.vectors), jax.tree.leaves(found.vectors))
-        )
 
 
-@pytest.mark.parametrize(("name", "chosen"), [("replicated", "compiled"), ("both axes", "host"), ("spread", "host")])
+def test_warm_starts_keep_their_places(x64):
+    op = hessian(*placed("data, spread over model", jnp.float64))
+    options = {**OPTIONS, "memory": memory("spread", 61), "tol": 1e-6}
+    found = spectral.extreme_eigenpairs(op, KEY, **options)
+    again = spectral.extreme_eigenpairs(op, KEY, start=found, **options)
+    check(again, op, "data, spread over model")
+    assert again.num_products <= 6
+    assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(again.vectors), jax.tree.leaves(found.vectors)))
+
+
+SLOW = [("replicated", "compiled"), ("both axes", "host")]
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("spread", "host"), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
 def test_explicit_meshes(name, chosen, x64):
     params, batch = placed(name, jnp.float64, explicit=True)
     with jax.set_mesh(params["w1"].sharding.mesh):
         op = hessian(params, batch, whole_mlp)
-        options = {"num_top": 2, "num_bottom": 1, "max_products": 60, "memory": memory(name), "driver": chosen}
-        check(spectral.extreme_eigenpairs(op, KEY, **options), op, name)
+        found = spectral.extreme_eigenpairs(op, KEY, memory=memory(name, 61), driver=chosen, **OPTIONS)
+        check(found, op, name)
 
 
 def collectives(program):
@@ -200,19 +209,20 @@ def per_device(num_devices, spread):
         state = type(state)(**{**fields, "basis": basis, "vector": vector})
     found = host_driver._update.lower(state, state.vector).compile().memory_analysis()
     held = num_bytes((state.basis, state.vector))
-    assert held <= found.argument_size_in_bytes - held / 13 <= held + 4096
+    # the basis, the product, and small matrices; the vector that was multiplied is not read
+    assert held <= found.argument_size_in_bytes <= held + 4096
     assert found.alias_size_in_bytes >= held * 12 / 13
     return held, found.temp_size_in_bytes
 
 
 @pytest.mark.parametrize("spread", [True, False])
 def test_each_of_n_devices_holds_an_nth(spread):
-    whole, working = per_device(1, spread)
+    whole, _ = per_device(1, spread)
     for num_devices in (2, 4, 8):
         held, temporary = per_device(num_devices, spread)
         assert whole / num_devices <= held <= whole / num_devices + 13 * 4 * len(SHAPES)
-        # in the branch for an exhausted space a whole vector is made and cut
-        assert temporary <= working / num_devices + 4 * 1_000_000 * spread + 65536
+        # four vectors and, in the branch for an exhausted space, a whole one that is cut
+        assert temporary <= 4 * held / 13 + 4 * 1_000_000 * spread + 65536
 
 
 @pytest.mark.parametrize("diagonal", [(1.0,) * 6, (4.0, 3.0, 2.0, 1.0, 1.0)], ids=str)
@@ -229,7 +239,7 @@ def test_padding_is_no_part_of_the_space(diagonal):
 
 @pytest.mark.parametrize("options", [{"basis_size": 12}, {"half": True}], ids=str)
 def test_restarts_and_bfloat16(options):
-    mesh, n = parallel.make_mesh("data=8"), 3 * 4096 * 8 + 5
+    mesh, n = parallel.make_mesh("data=8"), 4096 * 8 + 5
     d = jnp.linspace(0, 1, n).at[:2].set(jnp.array([2.0, 3.0]))
     op = curvature.FunctionOperator(lambda v, d: d * v, *parallel.replicate((jnp.zeros(n), d), mesh))
     kept = Memory(sharded=True, **options)
@@ -239,18 +249,24 @@ def test_restarts_and_bfloat16(options):
 
 
 def test_inside_of_jit():
-    params, batch = placed("replicated")
-    expected = spectral.extreme_eigenpairs(hessian(params, batch), KEY)
-    kept = Memory(sharded=params["w1"].sharding.mesh)
-    found = jax.jit(lambda p: spectral.extreme_eigenpairs(hessian(p, batch), KEY, memory=kept))(params)
-    np.testing.assert_allclose(found.values, expected.values, rtol=64 * eps(jnp.float32))
+    mesh, d = parallel.make_mesh("data=8"), jnp.array([1.0, 2.0, 3.0, 7.0, 5.0])
+    kept = Memory(sharded=mesh)
+
+    @jax.jit
+    def greatest(w, d):
+        op = curvature.FunctionOperator(_scaled, w, d)
+        return spectral.extreme_eigenpairs(op, KEY, memory=kept, max_products=8).values
+
+    np.testing.assert_allclose(
+        greatest(*parallel.replicate((jnp.zeros(5), d), mesh)), [7.0], rtol=64 * eps(jnp.float32)
+    )
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path):
     loop = spectral.HostLoop(checkpoint=tmp_path / "run.npz")
     d = jnp.linspace(0, 1, 77)
     results = []
-    for num_devices in (8, 2, 1):
+    for num_devices in (8, 2):
         mesh = parallel.make_mesh("data", devices=jax.devices()[:num_devices])
         op = curvature.FunctionOperator(_scaled, *parallel.replicate((jnp.zeros(77), d), mesh))
         found = spectral.extreme_eigenpairs(op, KEY, memory=Memory(sharded=True), driver=loop, max_products=12)

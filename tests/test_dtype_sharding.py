@@ -79,20 +79,6 @@ def test_products_on_eight_devices(name, axis):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(jnp.float32, 64 * 64, float(jnp.abs(b).max())))
 
 
-@pytest.mark.parametrize("driver", ["host", "compiled"])
-@pytest.mark.parametrize("axis", [None, 0, -1])
-def test_eigenpairs_on_eight_devices(axis, driver):
-    params, batch = setting()
-    expected = spectral.extreme_eigenpairs(OPERATORS["hessian"](params, batch), jax.random.key(0), num_top=2)
-    sharded, batch = placed(params, batch, axis)
-    op = OPERATORS["hessian"](sharded, batch)
-    found = spectral.extreme_eigenpairs(op, jax.random.key(0), num_top=2, driver=driver)
-    slack = found.residual_norms + expected.residual_norms + 64 * eps(jnp.float32) * expected.values[-1]
-    assert np.all(np.abs(found.values - expected.values) <= slack)
-    for vector, p in zip(jax.tree.leaves(found.vectors), jax.tree.leaves(sharded)):
-        assert vector[0].sharding.is_equivalent_to(p.sharding, p.ndim)
-
-
 def test_random_vectors_do_not_depend_on_the_sharding():
     params, batch = setting()
     sharded, _ = placed(params, batch, 0)

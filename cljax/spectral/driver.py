@@ -132,7 +132,7 @@ def run_krylov(
     Returns:
         The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
     """
-    layout = memory.layout(op.struct)
+    layout, given = memory.layout(op.struct), vectors
     if layout is None:
         vectors = tree.place_like(vectors, op.struct, leading_axes=1)
     else:
@@ -144,7 +144,7 @@ def run_krylov(
     product = linearized(op)
 
     def parts() -> dict[str, str]:
-        arrays = {"key": key, "start vectors": vectors, "goal": (goal, guess)}
+        arrays = {"key": key, "start vectors": given, "goal": (goal, guess)}
         wanted = goal and (goal.num_top, goal.num_bottom, goal.criterion)
         options = {"products": num_steps, "memory": (capacity, memory.half, memory.offload), "pairs": wanted}
         return fingerprint(op, arrays, options)

@@ -1,0 +1,73 @@
+"""Runs on a mesh: the numbers of one device, state that stays where it is, checkpoints that go on elsewhere."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from cljax import training
+from cljax.training.run import make_run
+from tests.runs import read_rows, tiny
+
+MESH = {
+    "num_devices": None,
+    "mesh": "data=4,model=2",
+    "shard": ("kernel=data,model", "bias=model"),
+    "num_steps": 6,
+    "measure_every": 6,
+}
+MESH |= {"model_option": ("hidden=(16,)",), "checkpoint_every": 3, "sharded_basis": True, "density_probes": 0}
+COMPARED = ("train_loss", "test_loss", "train_accuracy", "gauss_newton_top", "gradient_energy", "hessian_top")
+
+
+def specs(state):
+    return [x.sharding for x in jax.tree.leaves(state)]
+
+
+def check_rows(found, expected):
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for a, b in zip(found, expected):
+        for name in COMPARED:
+            np.testing.assert_allclose(a[name], b[name], rtol=2e-3, err_msg=name)
+
+
+ELSEWHERE = {
+    "one device": {"mesh": None, "shard": (), "num_devices": 1, "sharded_basis": False},
+    "two devices": {"mesh": "data=2", "shard": ("fsdp",)},
+}
+
+
+@pytest.mark.parametrize("name", ["one device", pytest.param("two devices", marks=pytest.mark.slow)])
+def test_a_run_on_a_mesh_goes_on_on_another(name, tmp_path):
+    one = training.fit(tiny(tmp_path / "one", **{**MESH, **ELSEWHERE["one device"]}), progress=False)
+    config = tiny(tmp_path, **MESH)
+    training.fit(config, progress=False, stop_after=4)
+    # on another machine the configuration names another mesh
+    dataclasses.replace(config, **ELSEWHERE[name]).save(config.directory / "config.json")
+    check_rows(training.resume(config.directory, progress=False).rows, one.rows)
+    assert read_rows(config.directory)[-1]["step"] == config.num_steps
+
+
+def test_training_keeps_every_leaf_in_its_place(tmp_path):
+    run, state = make_run(tiny(tmp_path, **MESH))
+    kernel = state.train.params["hidden_0"]["kernel"]
+    assert kernel.sharding.spec == PartitionSpec("data", "model")
+    assert {x.sharding.spec for x in jax.tree.leaves(state.tracker.hessian.vectors)} != {PartitionSpec()}
+    momentum = jax.tree.leaves(state.train.opt_state)
+    assert [x.sharding for x in momentum[:-1]] == specs(state.train.params)
+    before, train = specs(state.train), state.train
+    for step in range(2):
+        train = run.step_fn(train, run.put(run.batches(step)))
+    assert kernel.is_deleted()
+    assert specs(train) == before
+    tracked, _ = run.tracker.measure(state.tracker, train.params, run.curvature_batch, jax.random.key(0))
+    assert specs(tracked.hessian.vectors) == specs(state.tracker.hessian.vectors)
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="mesh: expected at most 1 devices"):
+        make_run(tiny(tmp_path, mesh="data=2"))
+    with pytest.raises(ValueError, match="rules: expected axes of the mesh, data, got 'model'"):
+        make_run(tiny(tmp_path, shard=("kernel=model",)))
