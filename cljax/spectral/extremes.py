@@ -41,7 +41,8 @@ def extreme_eigenpairs(
 
     A small residual proves that an eigenvalue is near, not that it is the extreme one: a random start may hide a more
     extreme pair, with a probability of the order of the relative residual. A cold run is therefore carried on to a
-    residual of 1e-6 |θ| (or rounding) whatever the tolerance, for a quarter to a half more products than 1e-3 takes.
+    residual of 1e-6 |θ|, or to the rounding and the error of the products as far as it is not symmetric, whatever the
+    tolerance, for a quarter to a half more products than 1e-3 takes.
     On random spectra it then missed about one in ten thousand instead of one in a hundred. An eigenvalue of
     multiplicity above ``block_size`` may appear fewer times than it occurs.
 
