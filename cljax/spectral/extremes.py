@@ -80,8 +80,8 @@ def extreme_eigenpairs(
             ``max_products``, ``memory`` or ``block_size`` do not fit them, ``tol`` is not in (0, 1), ``criterion``
             is not known, ``start`` or ``check`` is of another space, the driver cannot run here, or a checkpoint
             file is broken or that of another run.
-        TypeError: if ``op`` is no operator, ``start`` no Eigenpairs, ``key`` no typed key, or an integer argument is
-            traced.
+        TypeError: if ``op`` is no operator, ``start`` no Eigenpairs, ``memory`` no Memory, ``tol`` no number, ``key``
+            no typed key, or an integer argument is traced.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -111,6 +111,7 @@ def extreme_eigenpairs(
         check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
     start_key, run_key = jax.random.split(key)
     op, given = without_derivative(op), op
+    check_memory(memory, num_top, num_bottom, 0, dimension)
     chosen = choose_loop(driver, op, key, start, memory=memory)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
     if start is None:
@@ -180,7 +181,12 @@ def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimensi
 
     Raises:
         ValueError: if there are too few vectors.
+        TypeError: if it is no ``Memory``.
     """
+    if not isinstance(memory, Memory):
+        raise TypeError(
+            f"memory: expected a spectral.Memory, got {type(memory).__name__}; such as Memory(basis_size=20)"
+        )
     least = num_top + num_bottom + 4 + width
     if memory.basis_size is None or memory.basis_size >= dimension + width:
         return dataclasses.replace(memory, basis_size=None)
