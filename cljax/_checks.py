@@ -95,10 +95,35 @@ def check_tol(name: str, value: Any) -> Any:
 
     Raises:
         ValueError: if it is not in (0, 1).
+        TypeError: if it is no number.
     """
-    if not isinstance(value, jax.core.Tracer) and not 0 < float(value) < 1:
+    if isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected a relative tolerance between 0 and 1, got {value!r}") from error
+    if not 0 < number < 1:
         raise ValueError(f"{name}: expected a relative tolerance between 0 and 1, got {value}")
     return value
+
+
+def check_points(name: str, points: jax.Array) -> jax.Array:
+    """Require a list of points.
+
+    Args:
+        name: the argument's name, for the message.
+        points: what the caller gave, as an array.
+
+    Returns:
+        The points.
+
+    Raises:
+        ValueError: if they have not one axis.
+    """
+    if points.ndim != 1:
+        raise ValueError(f"{name}: expected points of shape (g,), got shape {points.shape}; use jnp.atleast_1d")
+    return points
 
 
 def check_key(name: str, key: Any) -> None:

@@ -169,6 +169,8 @@ def test_bad_input():
             spectral.chebyshev_density(op, KEY, bounds=bounds)
     with pytest.raises(ValueError, match="power: expected at most the degree, 60, got 61"):
         found_with().moments(61)
+    with pytest.raises(ValueError, match="low: expected an end below high"):
+        found_with().eigenvalue_count(2.0, 0.0)
 
 
 def times(v, d):

@@ -304,6 +304,17 @@ def test_bad_input():
     for level in (0.0, 1.5):
         with pytest.raises(ValueError, match="level: expected the share of the probes"):
             found.cumulative_band([0.0], level)
+    for call in (lambda: found.density(0.5, 0.1), lambda: found.cumulative(np.zeros((2, 2)))):
+        with pytest.raises(ValueError, match=r"grid: expected points of shape \(g,\)"):
+            call()
+    with pytest.raises(ValueError, match="low: expected an end below high"):
+        found.eigenvalue_count(2.0, 0.0)
+    with pytest.raises(ValueError, match="power: expected an integer of at least 0"):
+        found.moments(-1)
+    with pytest.raises(TypeError, match="power: expected a static integer"):
+        found.moments(0.5)
+    with pytest.raises(ValueError, match=r"grid: expected magnitudes \|λ\| above 0"):
+        found.log_density(grid=[-1.0, 0.0, 1.0])
 
 
 def times(v, d):

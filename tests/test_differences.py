@@ -8,7 +8,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 import cljax
-from cljax import curvature, losses, tree
+from cljax import curvature, losses, spectral, tree
 from tests.oracles import dense_hessian, eps, flat
 from tests.problems import NAMES, SHANNON, problem
 
@@ -136,6 +136,26 @@ def test_nothing_to_measure_is_not_an_error():
     np.testing.assert_array_equal(square @ jnp.zeros(3), np.zeros(3))
     broken = curvature.hessian(lambda w: jnp.sum(w**2) * jnp.nan, jnp.ones(3), method="finite_difference")
     assert np.isnan(broken @ jnp.ones(3)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_cold_search_ends_at_the_noise_of_the_products(dtype):
+    # differences in float32 are off by about 1e-4 in norm, products in bfloat16 by its eps, and more steps do not help
+    cubed = custom(without_rule.bind) if dtype == jnp.float32 else lambda x: x**3
+    params = tree.random_like(jax.random.key(0), {"w1": jnp.zeros((8, 10)), "w2": jnp.zeros((10, 3))})
+    params = jax.tree.map(lambda x: (0.3 * x).astype(dtype), params)
+    inputs = jax.random.normal(jax.random.key(1), (64, 8))
+
+    def energy(cubed):
+        return lambda params, x: jnp.mean((model(cubed)(params, x.astype(dtype)) - 1) ** 2, dtype=jnp.float32)
+
+    op = curvature.hessian(energy(cubed), params, inputs)
+    pairs = spectral.extreme_eigenpairs(op, jax.random.key(2), tol=0.05)
+    exact = jnp.linalg.eigvalsh(dense_hessian(energy(lambda x: x**3), tree.to_work(params), inputs))[-1]
+    assert pairs.status[0] == spectral.Status.CONVERGED
+    assert pairs.num_products < 40
+    vector = tree.cast_like(jax.tree.map(lambda v: v[0], pairs.vectors), params)
+    np.testing.assert_allclose(pairs.values[0], exact, rtol=float(op.error_estimate(vector)))
 
 
 def test_errors_of_the_objective_are_not_hidden():

@@ -150,6 +150,8 @@ def test_inside_of_jit_and_vmap():
         ({"num_top": 1.5}, TypeError, "num_top: expected a static integer"),
         ({"max_products": 3}, ValueError, "max_products: expected an integer of at least 4"),
         ({"memory": spectral.Memory(basis_size=5)}, ValueError, "basis_size: expected at least 6 vectors"),
+        ({"tol": None}, TypeError, "tol: expected a relative tolerance between 0 and 1, got None"),
+        ({"memory": 20}, TypeError, "memory: expected a spectral.Memory, got int"),
         ({"criterion": "values"}, ValueError, "criterion: expected one of"),
         ({"block_size": 0}, ValueError, "block_size: expected an integer of at least 1"),
         ({"check": jnp.ones(3)}, ValueError, r"check: expected shape \(60,\)"),

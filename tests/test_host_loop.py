@@ -195,3 +195,7 @@ def test_where_it_cannot_run():
     assert spectral.spectral_density(op, KEY, num_probes=1, num_steps=3, driver=spectral.HostLoop()).dimension == 60
     with pytest.raises(ValueError, match="checkpoint_every: expected an integer of at least 1"):
         spectral.HostLoop(checkpoint_every=0)
+    with pytest.raises(TypeError, match="checkpoint: expected the path of a file, got int"):
+        spectral.HostLoop(checkpoint=3)
+    with pytest.raises(ValueError, match="checkpoint: expected a file that can be read"):
+        spectral.lanczos(op, KEY, 3, driver=spectral.HostLoop(checkpoint="."))

@@ -108,5 +108,7 @@ def test_bad_driver_and_key():
         jax.jit(lambda op: spectral.lanczos(op, jax.random.key(0), 3, driver="host").alphas)(op)
     with pytest.raises(ValueError, match=r"key_or_vector: expected shape \(60,\)"):
         spectral.lanczos(op, jnp.ones(59), 3)
+    with pytest.raises(ValueError, match="key_or_vector: expected a start vector that is not zero"):
+        spectral.lanczos(op, jnp.zeros(60), 3)
     with pytest.raises(TypeError, match="key: expected one typed PRNG key"):
         spectral.extreme_eigenpairs(op, jnp.zeros(2, jnp.uint32))

@@ -171,3 +171,4 @@ def test_an_operator_that_is_not_symmetric_is_told():
     skew = np.triu(np.full((30, 30), 0.01), 1)
     bad = spectral.extreme_eigenpairs(operator(matrix + skew - skew.T), jax.random.key(0), max_products=20)
     assert bad.asymmetry > 1e-3
+    assert not bad.converged[0]

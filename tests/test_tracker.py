@@ -154,6 +154,15 @@ def test_wrong_input():
         training.Tracker(mlp, SHANNON, num_top=2).init(jnp.ones(2))
     with pytest.raises(ValueError, match="max_products: expected an integer of at least 5, got 4"):
         training.Tracker(mlp, SHANNON, max_products=4).init(params)
+    with pytest.raises(TypeError, match="objective_fn: expected a function, got int"):
+        training.Tracker.from_objective(3)
+    with pytest.raises(ValueError, match="basis_size: expected at least"):
+        training.Tracker(mlp, SHANNON, basis_size=2).init(params)
+    with pytest.raises(ValueError, match="threshold: expected a tracker with max_top"):
+        tracker.measure(state, params, batch, jax.random.key(0), threshold=1.0)
+    grows = training.Tracker(mlp, SHANNON, max_top=2)
+    with pytest.raises(ValueError, match="max_top: expected None inside of jit"):
+        jax.jit(grows.measure)(grows.init(params), params, batch, jax.random.key(0))
     with pytest.raises(TypeError, match="params"):
         tracker.init({"w": jnp.ones(3, int)})
     with pytest.raises(TypeError, match="key"):

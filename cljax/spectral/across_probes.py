@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax._checks import check_positive_int
 from cljax.spectral.estimate import Estimate, mean_and_error
 
 
@@ -22,6 +23,21 @@ def probed_estimate(samples: jax.Array, num_products: int) -> Estimate:
     mean, error = mean_and_error(samples)
     products, probes = (jnp.asarray(count, jnp.int32) for count in (num_products, samples.shape[0]))
     return Estimate(mean, error, products, probes, converged=jnp.array(False))
+
+
+def check_interval(low: Any, high: Any) -> None:
+    """Require ends in order, where they can be known.
+
+    Args:
+        low: lower end.
+        high: upper end.
+
+    Raises:
+        ValueError: if ``low`` is not below ``high``.
+    """
+    traced = isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer)
+    if not traced and not low < high:
+        raise ValueError(f"low: expected an end below high, got ({low}, {high}]")
 
 
 def band(samples: jax.Array, level: float) -> tuple[jax.Array, jax.Array]:
@@ -73,11 +89,16 @@ class ProbedSpectrum(abc.ABC):
         """Estimate of (1/n) trace Aᵖ, exact in expectation for small p, as the class says.
 
         Args:
-            power: p.
+            power: p, static, at least 0.
 
         Returns:
             Mean over probes and its standard error, scalars; the error is NaN for one probe.
+
+        Raises:
+            ValueError: if ``power`` is negative.
+            TypeError: if it is no integer.
         """
+        check_positive_int("power", power, minimum=0)
         return mean_and_error(self._moment(power))
 
     def cumulative(self, grid: Any) -> tuple[jax.Array, jax.Array]:
@@ -115,7 +136,11 @@ class ProbedSpectrum(abc.ABC):
 
         Returns:
             Mean over probes and its standard error, in eigenvalues; the error is NaN for one probe.
+
+        Raises:
+            ValueError: if ``low`` is not below ``high``.
         """
+        check_interval(low, high)
         return mean_and_error(self.eigenvalue_count_samples(low, high))
 
     def eigenvalue_count_samples(self, low: Any, high: Any) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax._checks import check_positive_int
+from cljax._checks import check_points, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax.spectral.across_probes import ProbedSpectrum, band
 from cljax.spectral.estimate import mean_and_error
@@ -132,7 +132,7 @@ class ChebyshevDensity(ProbedSpectrum):
         return (grid - (self.low / 2 + self.high / 2)) / (self.high / 2 - self.low / 2)
 
     def _as_grid(self, grid: Any) -> jax.Array:
-        return jnp.asarray(grid, self.chebyshev_moments.dtype)
+        return check_points("grid", jnp.asarray(grid, self.chebyshev_moments.dtype))
 
 
 def jackson(degree: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from cljax.curvature.base import LinearOperator
-from cljax.spectral.across_probes import probed_estimate
+from cljax.spectral.across_probes import check_interval, probed_estimate
 from cljax.spectral.density import spectral_density
 from cljax.spectral.estimate import Estimate
 
@@ -56,9 +56,7 @@ def eigenvalue_count(
         Di Napoli, Polizzi and Saad, Efficient estimation of eigenvalue counts in an interval, Numer. Linear Algebra
         Appl. 23 (2016), section 3.
     """
-    traced = isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer)
-    if not traced and not low < high:
-        raise ValueError(f"low: expected an end below high, got ({low}, {high}]")
+    check_interval(low, high)
     found = spectral_density(
         op, key, num_probes=num_probes, num_steps=num_steps, reorthogonalize=reorthogonalize, driver=driver
     )

@@ -54,8 +54,10 @@ class HostLoop:
 
         Raises:
             ValueError: if ``checkpoint_every`` is below 1.
-            TypeError: if it is no integer.
+            TypeError: if it is no integer, or ``checkpoint`` no path.
         """
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str | os.PathLike):
+            raise TypeError(f"checkpoint: expected the path of a file, got {type(self.checkpoint).__name__}")
         check_positive_int("checkpoint_every", self.checkpoint_every)
 
 

@@ -12,6 +12,7 @@ from cljax._checks import check_key, check_positive_int, check_same_struct
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
+from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.memory import Memory
@@ -43,7 +44,7 @@ class LanczosResult:
 def lanczos(
     op: LinearOperator, key_or_vector: jax.Array | PyTree, num_steps: int, *, sharded: Any = False, driver: Any = "auto"
 ) -> LanczosResult:
-    """Tridiagonalize a symmetric operator on a Krylov space; every vector orthogonalized twice against all others.
+    """Tridiagonalize a symmetric operator on a Krylov space; every vector orthogonalized against all others.
 
     Args:
         op: symmetric operator on n-dimensional vectors.
@@ -57,8 +58,9 @@ def lanczos(
         The tridiagonal matrix, the basis and how orthogonal it is. NaN in the operator gives NaN.
 
     Raises:
-        ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, the driver cannot run
-            here, no mesh is known to spread over, or a checkpoint file is broken or that of another run.
+        ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, the start vector is
+            zero, the driver cannot run here, no mesh is known to spread over, or a checkpoint file is broken or that of
+            another run.
         TypeError: if dtypes do not match, or ``sharded`` is no mesh.
 
     Example:
@@ -84,6 +86,8 @@ def lanczos(
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
+        if not is_traced(vector) and tree.norm(vector) == 0:
+            raise ValueError("key_or_vector: expected a start vector that is not zero; pass a key for a random one")
     state = run_lanczos(choose_loop(driver, op, key_or_vector), op, vector, key, num_steps, memory)
     result = _result(state, num_steps)
     if memory.layout(op.struct) is not None:

@@ -54,12 +54,14 @@ def log_density(
         The density.
 
     Raises:
-        ValueError: if ``sigma`` or ``floor`` is not positive.
+        ValueError: if ``sigma``, ``floor`` or a point of the grid is not positive.
     """
     if not sigma > 0:
         raise ValueError(f"sigma: expected a positive width in decades, got {sigma}")
     if floor is not None and not floor > 0:
         raise ValueError(f"floor: expected a positive magnitude in the operator's units, got {floor}")
+    if grid is not None and not isinstance(grid, jax.core.Tracer) and not jnp.all(grid > 0):
+        raise ValueError(f"grid: expected magnitudes |λ| above 0, got {jnp.min(grid)}; both signs come of one grid")
     return _log_density(nodes, weights, grid, sigma, floor)
 
 

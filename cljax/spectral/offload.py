@@ -2,7 +2,7 @@
 
 The Krylov step, the looks and the restarts act on a basis only through coefficients. Here they run as they are, in the
 space of coefficients, where the basis vectors are unit vectors: what becomes of these says what to do with the vectors
-on the host. The step's product is orthogonalized on the host first, twice as ever, which takes two moves of one vector;
+on the host. The step's product is orthogonalized on the host first, in two passes, which takes two moves of one vector;
 moving the basis through the device would take four of all of it.
 """
 

@@ -1,6 +1,7 @@
 """What a search for extreme eigenpairs will take, in bytes and products, before anything is run."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ class Plan:
     Attributes:
         modes: the ways.
         budget_bytes: of one device, or None where it is not known.
-        recommended: the first way that fits and can meet the tolerance, or None.
+        recommended: the first way that fits, can meet the tolerance and takes no more than ``max_products``, or None.
         estimated: whether ``num_products`` are estimates for the assumed gap; otherwise they are the most allowed.
         driver: of the loop that was planned, "compiled" or "host"; a basis on the host takes the host loop always.
     """
@@ -134,8 +135,8 @@ def plan(
     num_top, num_bottom, max_products = check_sizes(num_top, num_bottom, max_products, dimension)
     tol = check_tol("tol", tol)
     width = min(check_positive_int("block_size", block_size), dimension)
-    if relative_gap is not None and not relative_gap > 0:
-        raise ValueError(f"relative_gap: expected a number above 0, got {relative_gap}")
+    if relative_gap is not None and not 0 < relative_gap < math.inf:
+        raise ValueError(f"relative_gap: expected a finite number above 0, got {relative_gap}")
     budget = _device_budget() if budget_bytes is None else check_positive_int("budget_bytes", budget_bytes)
     chosen = choose_driver(driver, op)
     work = jax.eval_shape(tree.to_work, op.struct)
@@ -168,7 +169,7 @@ def plan(
     modes.append(planned("bfloat16", half, run_bytes(steps + width, half)))
     modes.append(planned("none", None, programs.without_basis(chosen == "compiled")))
     suitable = [mode for mode in modes if mode.memory is not None and (tol >= _HALF_TOL or not mode.memory.half)]
-    recommended = next((mode for mode in suitable if mode.fits), None)
+    recommended = next((mode for mode in suitable if mode.fits and mode.num_products <= max_products), None)
     return Plan(tuple(modes), budget, recommended, relative_gap is not None, chosen)
 
 

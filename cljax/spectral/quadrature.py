@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax._checks import check_points
 from cljax._pytree import pytree_dataclass, static
 from cljax.spectral.across_probes import ProbedSpectrum, band
 from cljax.spectral.estimate import mean_and_error
@@ -122,7 +123,7 @@ class SpectralDensity(ProbedSpectrum):
             Densities in 1 / decade, with standard errors.
 
         Raises:
-            ValueError: if ``sigma`` or ``floor`` is not positive.
+            ValueError: if ``sigma``, ``floor`` or a point of the grid is not positive.
         """
         return log_density(self.nodes, self.weights, None if grid is None else self._as_grid(grid), sigma, floor)
 
@@ -154,7 +155,7 @@ class SpectralDensity(ProbedSpectrum):
         return _mass_below(self.nodes, self.weights, grid, 0)
 
     def _as_grid(self, grid: Any) -> jax.Array:
-        return jnp.asarray(grid, self.nodes.dtype)
+        return check_points("grid", jnp.asarray(grid, self.nodes.dtype))
 
 
 @jax.jit

@@ -17,7 +17,8 @@ class RitzPairs:
         residual_norms: (k,), ‖A y − θ y‖ from the measured columns of the projected operator and, for a basis in
             bfloat16, the most that its rounding can add, that of different vectors being taken for independent; +inf
             where the space is still too small for k pairs.
-        roundings: (k,), the part of the residual norms that comes from vectors stored in bfloat16, else 0.
+        roundings: (k,), the part of the residual norms that no further product takes away: what is not symmetric in
+            the products, such as rounding and the error of finite differences, and vectors stored in bfloat16.
         value_errors: (k,), estimate of the distance to the eigenvalue meant: 2 residual² / distance to the nearest
             other Ritz value, and the rounding of the basis; at most the residual. Half of the distance stands for the
             gap.
@@ -81,6 +82,8 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     used = jnp.arange(state.capacity) < state.used
     misfit = jnp.matmul(state.matrix, vectors, precision=jax.lax.Precision.HIGHEST) - vectors * values[None]
     rounding = jnp.linalg.norm(vectors * state.rounding[:, None], axis=0)
+    # inside of the space an exact symmetric product leaves nothing
+    noise = safe_norms(jnp.where(used[:, None], misfit, 0))
     residuals = jnp.where(used, jnp.hypot(safe_norms(misfit), rounding), 0)
     least_known = vectors[:, jnp.argmax(residuals)]
     index = extreme_indices(state.used, num_top, num_bottom)
@@ -91,7 +94,8 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     residuals = jnp.where(enough, residuals[index], jnp.inf)
     quadratic = 2 * residuals * (residuals / jnp.where(alone, 1, distance)) + rounding[index]
     value_errors = jnp.where(alone | ~enough, residuals, jnp.minimum(residuals, quadratic))
-    return RitzPairs(chosen, vectors[:, index].T, residuals, rounding[index], value_errors, norm, least_known)
+    roundings = jnp.hypot(noise, rounding)[index]
+    return RitzPairs(chosen, vectors[:, index].T, residuals, roundings, value_errors, norm, least_known)
 
 
 def guard_pairs(state: KrylovState, num_top: int, num_bottom: int) -> tuple[jax.Array, jax.Array]:

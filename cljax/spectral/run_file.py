@@ -90,7 +90,7 @@ def load_run(path: pathlib.Path, parts: Mapping[str, str], num_leaves: int) -> S
         The run, or None if there is no file.
 
     Raises:
-        ValueError: if the file is broken, or that of another run.
+        ValueError: if the file cannot be read, is broken, or is that of another run.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -101,6 +101,8 @@ def load_run(path: pathlib.Path, parts: Mapping[str, str], num_leaves: int) -> S
         jumped, done = bool(found["jumped"]), bool(found["done"])
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ValueError(f"checkpoint: expected a file that can be read, got {path} ({error.strerror})") from error
     except Exception as error:  # a broken archive can surface as any of its readers' exceptions
         raise ValueError(
             f"checkpoint: {path} is broken ({type(error).__name__}); delete it to run from the start"

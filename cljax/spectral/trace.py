@@ -102,7 +102,8 @@ def trace(
     if method == "xtrace":
         vector = first_probe(op, probe_key, "normal")
         basis = xtrace_start(vector, probe_key, most, tree.is_replicated(vector))
-        state, estimate = run_rounds(chosen, fixed, basis, _XTRACE, tol, most, min(min_probes, most))
+        least = min(min_probes, max(dimension, 2))  # probes that span the space are exact
+        state, estimate = run_rounds(chosen, fixed, basis, _XTRACE, tol, most, least)
     else:
         start = sample_start(first_probe(op, probe_key, "rademacher"), probe_key, max_products)
         state, estimate = run_rounds(chosen, fixed, start, _HUTCHINSON, tol, max_products, min_probes)

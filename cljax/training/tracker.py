@@ -18,8 +18,8 @@ from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
 from cljax.spectral.driver import choose_driver
-from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs, place_pairs
-from cljax.spectral.extremes import check_sizes, extreme_eigenpairs
+from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs, num_guards, place_pairs
+from cljax.spectral.extremes import check_memory, check_sizes, extreme_eigenpairs
 from cljax.spectral.goal import CRITERIA
 from cljax.spectral.memory import Memory
 from cljax.theory.gradient_energy import gradient_energy
@@ -94,8 +94,10 @@ class Tracker:
         Raises:
             ValueError: if neither a model with a loss nor an objective is given, or both are, or a number is out of
                 range.
-            TypeError: if a number is no integer.
+            TypeError: if a number is no integer or the objective no function.
         """
+        if self.objective_fn is not None and not callable(self.objective_fn):
+            raise TypeError(f"objective_fn: expected a function, got {type(self.objective_fn).__name__}")
         model = [fn is not None for fn in (self.apply_fn, self.loss)]
         if any(model) if self.objective_fn is not None else not all(model):
             raise ValueError("Tracker: expected apply_fn with loss, or objective_fn alone; see Tracker.from_objective")
@@ -137,11 +139,15 @@ class Tracker:
 
         Raises:
             TypeError: if ``params`` has a leaf that is not floating.
-            ValueError: if more eigenvalues are asked for than there are parameters, or too few products allowed.
+            ValueError: if more eigenvalues are asked for than there are parameters, or too few products or vectors
+                allowed.
         """
         check_inexact_tree("params", params)
         places = self.num_top if self.max_top is None else self.max_top
-        check_sizes(places, self.num_bottom, self.max_products, tree.size(params))
+        size = tree.size(params)
+        check_sizes(places, self.num_bottom, self.max_products, size)
+        kept = places + self.num_bottom + num_guards(places, self.num_bottom, size)
+        check_memory(Memory(self.basis_size), places, self.num_bottom, min(kept + 1, size), size)
         with_model = self.apply_fn is not None and self.measure_gauss_newton
         gauss = empty_pairs(params, 1, 0, self._memory) if with_model else None
         tracked = jnp.asarray(self.num_top, jnp.int32)
@@ -176,10 +182,15 @@ class Tracker:
 
         Raises:
             TypeError: if an argument has the wrong type.
-            ValueError: if the batch is empty, or the first measurement finds that the Hessian's products are not
+            ValueError: if the batch is empty, ``threshold`` is given without ``max_top``, ``max_top`` inside of jit, or
+                the first measurement finds that the Hessian's products are not
                 deterministic or not symmetric.
         """
         check_key("key", key)
+        if threshold is not None and self.max_top is None:
+            raise ValueError(f"threshold: expected a tracker with max_top, got {threshold} without; give max_top")
+        if self.max_top is not None and isinstance(state.num_tracked, jax.core.Tracer):
+            raise ValueError("max_top: expected None inside of jit, where shapes are fixed; measure outside of jit")
         hessian_key, gauss_key, probe_key = jax.random.split(key, 3)
         objective_fn = self.objective_fn
         if objective_fn is None:
