@@ -23,11 +23,11 @@ NEEDS_DATA = [command for command in COMMANDS if "--dataset" in command]
 
 
 def test_all_blocks_are_known():
-    assert {language for language, _ in BLOCKS} == {"python", "bash"}
+    assert {language for language, _ in BLOCKS} == {"python", "bash", "console"}  # console needs a cluster
     assert {command.split()[0] for command in COMMANDS} == {"pip", "cljax", "pytest", "python"}
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["own-model", "spectra", "own-loop", "theory"])
+@pytest.mark.parametrize("code", PYTHON, ids=["own-model", "spectra", "own-loop", "mesh", "theory"])
 def test_python(code, capsys):
     exec(compile(code, "README.md", "exec"), {})
     assert "nan" not in capsys.readouterr().out.lower()
