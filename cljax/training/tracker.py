@@ -48,6 +48,8 @@ class Tracker:
         tol: relative error at which an eigenvalue counts as converged.
         criterion: which error, "value" or "residual", see ``spectral.extreme_eigenpairs``.
         max_products: most products for each spectrum.
+        cold_every: every how many measurements one starts cold, so that an eigenvalue that warm starts have missed is
+            found then at the latest; about ten products more than a warm start.
         basis_size: most vectors kept during a measurement, None for as many as there are products.
         microbatch_size: examples differentiated at a time in a product, None for all.
         structure_examples: how many examples of the batch, from its start, have their structure matrices measured;
@@ -78,6 +80,7 @@ class Tracker:
     tol: float = 1e-3
     criterion: str = "value"
     max_products: int = 100
+    cold_every: int = 50
     basis_size: int | None = None
     microbatch_size: int | None = None
     structure_examples: int | None = 64
@@ -101,6 +104,7 @@ class Tracker:
         if self.max_top is not None:
             check_positive_int("max_top", self.max_top, max(num_top, 1))
         check_positive_int("max_products", self.max_products)
+        check_positive_int("cold_every", self.cold_every)
         check_tol("tol", self.tol)
         choose_driver(self.driver)
         if self.criterion not in CRITERIA:
@@ -187,13 +191,14 @@ class Tracker:
         self._check_once(op, state, probe_key)
         num_top = self.num_top if self.max_top is None else int(state.num_tracked)
         start = take_tracked(state.hessian, num_top, self.num_bottom)
-        pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom)
+        cold = state.num_measurements % self.cold_every == 0
+        pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom, cold)
         gauss, gauss_found, energy, structure = None, None, None, None
         if self.apply_fn is not None and self.loss is not None:
             if state.gauss_newton is not None:
                 size = self.microbatch_size
                 gauss_op = gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size)
-                gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0)
+                gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0, cold)
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
             if self.structure_examples != 0:
                 part: Batch = jax.tree.map(lambda x: x[: self.structure_examples], batch)
@@ -224,7 +229,14 @@ class Tracker:
             raise ValueError(f"objective: {report.explain()}")
 
     def _extremes(
-        self, op: LinearOperator, key: jax.Array, start: Eigenpairs, check: PyTree, num_top: int, num_bottom: int
+        self,
+        op: LinearOperator,
+        key: jax.Array,
+        start: Eigenpairs,
+        check: PyTree,
+        num_top: int,
+        num_bottom: int,
+        cold: jax.Array,
     ) -> tuple[Eigenpairs, Spectrum]:
         pairs = extreme_eigenpairs(
             op,
@@ -233,17 +245,23 @@ class Tracker:
             num_bottom=num_bottom,
             tol=self.tol,
             max_products=self.max_products,
-            start=start,
+            start=_unless(cold, start),
             check=check,
             criterion=self.criterion,
             memory=Memory(self.basis_size),
             driver=self.driver,
         )
-        return _aligned(pairs, start)
+        return _aligned(pairs, start, cold)
 
 
 @jax.jit
-def _aligned(pairs: Eigenpairs, previous: Eigenpairs) -> tuple[Eigenpairs, Spectrum]:
+def _unless(cold: jax.Array, start: Eigenpairs) -> Eigenpairs:
+    """The pairs to start from, or zeros, from which a warm start is a cold one."""
+    return jax.tree.map(lambda x: jnp.where(cold, jnp.zeros_like(x), x), start)
+
+
+@jax.jit
+def _aligned(pairs: Eigenpairs, previous: Eigenpairs, cold: jax.Array) -> tuple[Eigenpairs, Spectrum]:
     """The pairs with the signs of the vectors before, and their figures."""
     products = jax.vmap(tree.vdot)(pairs.vectors, previous.vectors).astype(pairs.values.dtype)
     products = jnp.where(jnp.isfinite(products), products, 0)
@@ -259,6 +277,7 @@ def _aligned(pairs: Eigenpairs, previous: Eigenpairs) -> tuple[Eigenpairs, Spect
         orthogonality=pairs.orthogonality,
         asymmetry=pairs.asymmetry,
         jumped=pairs.jumped,
+        cold=cold | pairs.jumped,
     )
     return dataclasses.replace(pairs, vectors=vectors), spectrum
 
