@@ -23,7 +23,7 @@ FIELDS = {
         for end in ("top", "bottom")
         for what in ("", "_residual", "_error", "_converged", "_overlap")
     ),
-    *("hessian_asymmetry", "hessian_jumped"),
+    *("hessian_asymmetry", "hessian_jumped", "hessian_cold"),
     *(f"gauss_newton_{what}" for what in ("top", "residual", "error", "converged", "products")),
     *("structure_min", "structure_max", "structure_spread", "seconds_training", "seconds_measuring"),
 }

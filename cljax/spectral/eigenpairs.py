@@ -18,16 +18,19 @@ class Status(enum.IntEnum):
     """What ended the search for a pair."""
 
     CONVERGED = 0
-    """Its error is at most the tolerance."""
+    """Its error is at most the tolerance, and a random start hardly hides a more extreme pair."""
     ROUNDING = 1
     """Its residual is at the level of rounding, 32 eps ‖A‖, which is above the tolerance: no product would lower
     it. More extreme pairs within some hundred eps ‖A‖ may be hidden."""
-    LIKELY = 2
+    TRACKED = 2
+    """Its error is at most the tolerance. That it is the extreme one is known only as far as the kept vectors of a warm
+    start and its check directions show, which is less than what a cold run knows."""
+    LIKELY = 3
     """Its error is at most the tolerance, but the products of a cold run were used up before its residual was so small
     that a random start hardly hides a more extreme pair."""
-    BUDGET = 3
+    BUDGET = 4
     """The products were used up before."""
-    NOT_FINITE = 4
+    NOT_FINITE = 5
     """The operator gave NaN or infinity."""
 
 
@@ -50,8 +53,9 @@ class Eigenpairs:
         asymmetry: scalar, greatest |⟨u, A v⟩ − ⟨v, A u⟩| over all pairs of basis vectors, in units of A; above
             rounding, the operator is not symmetric or not the same at each product.
         jumped: scalar bool, whether a warm start found that the spectrum had changed too much for it.
-        guards: a pytree with leaves (g, *shape), the next vectors inwards, not converged, for the next warm start.
-        guard_values: (g,), their Rayleigh quotients.
+        guards: a pytree with leaves (g, *shape), for the next warm start: the next vectors inwards, not converged, one
+            step of a power iteration ahead of what was multiplied.
+        guard_values: (g,), estimates of their Rayleigh quotients.
         block_size: start vectors: an eigenvalue of higher multiplicity may appear fewer times than it occurs.
     """
 
@@ -71,8 +75,12 @@ class Eigenpairs:
 
     @property
     def converged(self) -> jax.Array:
-        """(k,) bool: the error is at most the tolerance or the rounding, and no more extreme pair is likely hidden."""
-        return self.status <= Status.ROUNDING
+        """(k,) bool: the error is at most the tolerance or the rounding.
+
+        No more extreme pair is hidden: of a cold run with high probability, of a warm one (``Status.TRACKED``) as far
+        as its kept vectors and check directions show.
+        """
+        return self.status <= Status.TRACKED
 
 
 def num_guards(num_top: int, num_bottom: int, dimension: int) -> int:

@@ -13,8 +13,10 @@ COLD_TOL = 1e-6
 pair behind a converged one with a probability of the order of the residual."""
 JUMP = 0.8
 """Change of a kept pair, in norms of the operator, above which a warm start is taken for a cold one."""
-CHECK_SHARE = 0.2
-"""Norm of the check direction in the first product after the kept vectors', against 1 of what they lack."""
+GUARD_SHARE, CHECK_SHARE = 0.5, 0.25
+"""Norms of a guard and of the check direction in the products after the kept vectors', against 1 of what those lack."""
+FOLLOW = 2
+"""A warm run goes on for a guard that may yet become more extreme for at most this many times ``min_steps``."""
 
 
 @pytree_dataclass
@@ -29,6 +31,8 @@ class Goal:
         num_top: greatest eigenvalues wanted.
         num_bottom: least eigenvalues wanted.
         criterion: "residual" or "value": which error must be below the tolerance.
+        kept: scalar bool, whether any of the start vectors is from before: no more extreme pair is hidden as far as
+            these and the check direction show, unless the spectrum has jumped.
         num_guards: kept vectors beside the wanted ones; the pending vector behind them is the check direction.
         num_cold: random vectors that a cold run multiplies first.
     """
@@ -36,6 +40,7 @@ class Goal:
     tol: jax.Array
     previous: jax.Array
     warm: jax.Array
+    kept: jax.Array
     num_top: int = static()
     num_bottom: int = static()
     criterion: str = static(default="residual")
@@ -67,8 +72,10 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
     jumped |= at_kept & jnp.any(change > JUMP * scale)
     trusted = goal.warm & ~jumped
     ratios = jnp.maximum(error_ratios(pairs, goal, trusted), hidden_ratios(pairs, goal, trusted))
+    follow = trusted & (state.num_products < FOLLOW * min_steps(goal.num_pairs))
+    ratios = jnp.concatenate([ratios, jnp.where(follow, guard_ratios(pairs, goal), 0)])
     quick = trusted if goal.criterion == "value" else jnp.array(False)
-    least = jnp.where(quick, goal.num_pairs + 1, min_steps(goal.num_pairs))
+    least = jnp.where(quick, checked(goal), min_steps(goal.num_pairs))
     enough = (state.num_products >= least) | (state.used >= dimension(state))
     done = (enough & jnp.all(ratios <= 1)) | ~jnp.isfinite(pairs.norm)
     return _turn(state, goal, jumped, pairs, ratios), jumped, done
@@ -107,6 +114,27 @@ def hidden_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array
     return jnp.where(trusted, 0, _ratios(pairs.residual_norms, jnp.maximum(enough, 2 * pairs.roundings)))
 
 
+def guard_ratios(pairs: RitzPairs, goal: Goal) -> jax.Array:
+    """Whether the pairs next inwards may turn out to be more extreme than the wanted ones: (g,).
+
+    Args:
+        pairs: the pairs.
+        goal: what is looked for.
+
+    Returns:
+        At most 1 where not.
+    """
+    ends = [goal.num_bottom - 1] * (goal.num_bottom > 0) + [goal.num_bottom] * (goal.num_top > 0)
+    signs = jnp.array([-1] * (goal.num_bottom > 0) + [1] * (goal.num_top > 0), pairs.values.dtype)
+    inmost = pairs.values[jnp.array(ends)]
+    return jnp.where(signs * (pairs.guard_bounds - inmost) > goal.tol * jnp.abs(inmost), 2, 0)
+
+
+def checked(goal: Goal) -> int:
+    """Products of a warm run after which the kept vectors and, for each end, a check direction are multiplied."""
+    return goal.num_pairs + max(goal.num_guards, 1)
+
+
 def _ratios(errors: jax.Array, bounds: jax.Array) -> jax.Array:
     # of the zero operator both are 0
     return jnp.where(errors == 0, 0, errors / jnp.where(bounds > 0, bounds, 1))
@@ -116,21 +144,27 @@ def _turn(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPairs, r
     if state.width == 1:
         return state
     target = jnp.argmax(jnp.where(jnp.isnan(ratios), -1, ratios))
+    all_values = jnp.concatenate([pairs.values, pairs.guard_values])
+    all_coefficients = jnp.concatenate([pairs.coefficients, pairs.guard_coefficients])
     settled = jnp.all(ratios <= 1)  # then what is left of the least products goes where least is known
-    coefficients = jnp.where(settled, pairs.least_known, pairs.coefficients[target])
+    coefficients = jnp.where(settled, pairs.least_known, all_coefficients[target])
     rows = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, state.width)
     coupling = jnp.matmul(rows, coefficients, precision=jax.lax.Precision.HIGHEST)
     # as in Davidson's method: what a pending vector adds to a pair grows as its own value comes near the pair's
-    sign = jnp.where(target < goal.num_bottom, -1, 1).astype(coupling.dtype)
-    shifted = sign * (pairs.values[target] * jnp.eye(state.width, dtype=coupling.dtype) - state.guess)
+    lower = (target < goal.num_bottom) | ((target == goal.num_pairs) & (goal.num_bottom > 0))
+    sign = jnp.where(lower, -1, 1).astype(coupling.dtype)
+    shifted = sign * (all_values[target] * jnp.eye(state.width, dtype=coupling.dtype) - state.guess)
     distances, axes = jnp.linalg.eigh(shifted)
     direction = axes @ ((axes.T @ coupling) / jnp.maximum(distances, 0.05 * pairs.norm))
     if goal.num_guards + 1 < state.width:
-        check = jax.nn.one_hot(goal.num_guards, state.width, dtype=direction.dtype)
+        turn = state.num_products - goal.num_pairs
+        last = jnp.maximum(goal.num_guards - turn, 0)
+        guard = jnp.where(goal.num_guards > 0, jax.nn.one_hot(0, state.width, dtype=direction.dtype), 0)
+        check = jax.nn.one_hot(last, state.width, dtype=direction.dtype)
         length = jnp.linalg.norm(direction)
         with_check = jnp.where(settled, 0, direction / jnp.where(length > 0, length, 1))
-        with_check = with_check + jnp.where(jumped | settled, 1, CHECK_SHARE) * check
-        now = goal.warm & (state.num_products == goal.num_pairs)
+        with_check = with_check + GUARD_SHARE * guard + jnp.where(jumped, 1, CHECK_SHARE) * check
+        now = goal.warm & (turn >= 0) & (state.num_products < checked(goal))
         direction = jnp.where(now, with_check, direction)
     waiting = state.num_products < jnp.where(goal.warm, goal.num_pairs, goal.num_cold)
     return krylov_turn(state, jnp.where(waiting, 0, direction))

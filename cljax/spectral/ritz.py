@@ -6,6 +6,9 @@ import jax.numpy as jnp
 from cljax._pytree import pytree_dataclass
 from cljax.spectral.krylov import KrylovState, safe_norms
 
+UNKNOWN = 0.7
+"""Rayleigh quotient of what a guard lacks, in units of the guard's value, while it is not known."""
+
 
 @pytree_dataclass
 class RitzPairs:
@@ -24,6 +27,13 @@ class RitzPairs:
             gap.
         norm: scalar, a lower bound of the operator's norm.
         least_known: (capacity,), coefficients of the Ritz vector with the greatest residual of all.
+        guard_values: (g,), of the pairs next inwards of the wanted ones, one for each end that is wanted.
+        guard_coefficients: (g, capacity), of their Ritz vectors.
+        guard_bounds: (g,), the value that one more product may show near each: the extreme eigenvalue of the operator
+            on the guards and the pending vectors, where its block of the latter is guessed from an earlier run and,
+            where nothing is known, from the guard's value. No bound in the strict sense.
+        guard_next: (g, capacity), coefficients of the vectors with these values: a step of a power iteration, in which
+            what an earlier run knew is not lost.
     """
 
     values: jax.Array
@@ -33,6 +43,10 @@ class RitzPairs:
     value_errors: jax.Array
     norm: jax.Array
     least_known: jax.Array
+    guard_values: jax.Array
+    guard_coefficients: jax.Array
+    guard_bounds: jax.Array
+    guard_next: jax.Array
 
 
 def projected_eigh(state: KrylovState) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -87,30 +101,55 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     residuals = jnp.where(used, jnp.hypot(safe_norms(misfit), rounding), 0)
     least_known = vectors[:, jnp.argmax(residuals)]
     index = extreme_indices(state.used, num_top, num_bottom)
+    guards = _guards(state.used, num_top, num_bottom)
     chosen, enough = values[index], state.used >= num_top + num_bottom
     others = used[None] & (jnp.arange(state.capacity)[None] != index[:, None])
     distance = jnp.min(jnp.where(others, jnp.abs(values[None] - chosen[:, None]), jnp.inf), axis=1)
     alone = ~jnp.isfinite(distance) | (distance <= 0)
+    bounds, ahead = _outlook(state, values[guards], vectors[:, guards].T, num_bottom)
     residuals = jnp.where(enough, residuals[index], jnp.inf)
     quadratic = 2 * residuals * (residuals / jnp.where(alone, 1, distance)) + rounding[index]
     value_errors = jnp.where(alone | ~enough, residuals, jnp.minimum(residuals, quadratic))
     roundings = jnp.hypot(noise, rounding)[index]
-    return RitzPairs(chosen, vectors[:, index].T, residuals, roundings, value_errors, norm, least_known)
+    return RitzPairs(
+        chosen,
+        vectors[:, index].T,
+        residuals,
+        roundings,
+        value_errors,
+        norm,
+        least_known,
+        values[guards],
+        vectors[:, guards].T,
+        bounds,
+        ahead,
+    )
 
 
-def guard_pairs(state: KrylovState, num_top: int, num_bottom: int) -> tuple[jax.Array, jax.Array]:
-    """The pairs next inwards of the wanted ones, one for each end that is wanted.
-
-    Args:
-        state: after at least one step.
-        num_top: wanted at the upper end.
-        num_bottom: wanted at the lower end.
-
-    Returns:
-        Values (g,) and coefficients (g, capacity), the bottom one first.
-    """
-    values, vectors, _ = projected_eigh(state)
-    index = extreme_indices(state.used, num_top + (num_top > 0), num_bottom + (num_bottom > 0))
+def _guards(used: jax.Array, num_top: int, num_bottom: int) -> jax.Array:
+    """Places of the pairs next inwards of the wanted ones among ascending ones, that of the bottom first: (g,)."""
+    index = extreme_indices(used, num_top + (num_top > 0), num_bottom + (num_bottom > 0))
     chosen = [num_bottom] * (num_bottom > 0) + [num_bottom + (num_bottom > 0)] * (num_top > 0)
-    index = index[jnp.asarray(chosen, jnp.int32)]
-    return values[index], vectors[:, index].T
+    return index[jnp.asarray(chosen, jnp.int32)]
+
+
+def _outlook(
+    state: KrylovState, values: jax.Array, coefficients: jax.Array, num_bottom: int
+) -> tuple[jax.Array, jax.Array]:
+    """Extreme eigenpairs of the operator on guards and pending vectors, its block of the latter being guessed."""
+    num, first = values.shape[0], state.used
+    couplings = jax.lax.dynamic_slice_in_dim(state.matrix, first, state.width)
+    couplings = jnp.matmul(couplings, coefficients.T, precision=jax.lax.Precision.HIGHEST)
+    whole = jnp.block([[jnp.diag(values), couplings.T], [couplings, state.guess]])
+    pending = jax.nn.one_hot(first + jnp.arange(state.width), state.capacity, dtype=coefficients.dtype)
+    rows = jnp.concatenate([coefficients, pending])
+    bounds, ahead = [], []
+    for end in range(num):
+        sign = -1 if end < (num_bottom > 0) else 1
+        outwards = sign * values[end]
+        unknown = outwards * jnp.where(outwards > 0, UNKNOWN, 1)
+        block = unknown * jnp.eye(state.width, dtype=unknown.dtype) + (1 - UNKNOWN) * sign * state.guess
+        found, vectors = jnp.linalg.eigh((sign * whole).at[num:, num:].set(block))
+        bounds.append(sign * found[-1])
+        ahead.append(jnp.matmul(vectors[:, -1], rows, precision=jax.lax.Precision.HIGHEST))
+    return jnp.stack(bounds), jnp.stack(ahead)

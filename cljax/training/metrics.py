@@ -45,6 +45,7 @@ def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
     fields["hessian_orthogonality"] = float(spectrum.orthogonality)
     fields["hessian_asymmetry"] = float(spectrum.asymmetry)
     fields["hessian_jumped"] = bool(spectrum.jumped)
+    fields["hessian_cold"] = bool(spectrum.cold)
     if host.gauss_newton is not None:
         fields["gauss_newton_top"] = float(host.gauss_newton.values[-1])
         fields["gauss_newton_residual"] = float(host.gauss_newton.residual_norms[-1])

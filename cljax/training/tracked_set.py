@@ -1,4 +1,4 @@
-"""A tracked set that grows and shrinks with the number of eigenvalues above a threshold, in a state of fixed shapes."""
+"""The pairs that a tracker carries on: signs as before, and as many as there are eigenvalues above a threshold."""
 
 import dataclasses
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax import tree
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs, Status
+from cljax.training.record import Spectrum
 
 
 def take_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int) -> Eigenpairs:
@@ -77,3 +79,48 @@ def next_num_top(values: Any, threshold: float, num_top: int, least: int, most: 
     if 2 * above < num_top - 1:
         return max(least, (num_top + 1) // 2)
     return num_top
+
+
+@jax.jit
+def start_unless(cold: jax.Array, start: Eigenpairs) -> Eigenpairs:
+    """The pairs to start from, or zeros, from which a warm start is a cold one.
+
+    Args:
+        cold: scalar, whether to start cold.
+        start: pairs of the measurement before.
+
+    Returns:
+        Pairs.
+    """
+    return jax.tree.map(lambda x: jnp.where(cold, jnp.zeros_like(x), x), start)
+
+
+@jax.jit
+def aligned(pairs: Eigenpairs, previous: Eigenpairs, cold: jax.Array) -> tuple[Eigenpairs, Spectrum]:
+    """The pairs with the signs of the vectors before, and their figures.
+
+    Args:
+        pairs: new ones.
+        previous: those before, as many.
+        cold: scalar, whether the search started cold.
+
+    Returns:
+        The pairs, and what a record says of them.
+    """
+    products = jax.vmap(tree.vdot)(pairs.vectors, previous.vectors).astype(pairs.values.dtype)
+    products = jnp.where(jnp.isfinite(products), products, 0)
+    signs = jnp.where(products < 0, -1, 1)
+    vectors = jax.tree.map(lambda v: signs.reshape((-1,) + (1,) * (v.ndim - 1)).astype(v.dtype) * v, pairs.vectors)
+    spectrum = Spectrum(
+        values=pairs.values,
+        residual_norms=pairs.residual_norms,
+        value_errors=pairs.value_errors,
+        converged=pairs.converged,
+        overlaps=jnp.abs(products),
+        num_products=pairs.num_products,
+        orthogonality=pairs.orthogonality,
+        asymmetry=pairs.asymmetry,
+        jumped=pairs.jumped,
+        cold=cold | pairs.jumped,
+    )
+    return dataclasses.replace(pairs, vectors=vectors), spectrum

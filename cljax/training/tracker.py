@@ -25,7 +25,7 @@ from cljax.spectral.memory import Memory
 from cljax.theory.gradient_energy import gradient_energy
 from cljax.theory.structure import structure_extremes
 from cljax.training.record import Record, Spectrum, TrackerState
-from cljax.training.tracked_set import next_num_top, put_tracked, take_tracked
+from cljax.training.tracked_set import aligned, next_num_top, put_tracked, start_unless, take_tracked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Tracker:
         tol: relative error at which an eigenvalue counts as converged.
         criterion: which error, "value" or "residual", see ``spectral.extreme_eigenpairs``.
         max_products: most products for each spectrum.
+        cold_every: every how many measurements one starts cold, so that an eigenvalue that warm starts have missed is
+            found then at the latest; about ten products more than a warm start.
         basis_size: most vectors kept during a measurement, None for as many as there are products.
         sharded_basis: spread the vectors of a measurement, and those kept between measurements, over all
             devices of the mesh on which the parameters lie, see ``spectral.Memory``.
@@ -80,6 +82,7 @@ class Tracker:
     tol: float = 1e-3
     criterion: str = "value"
     max_products: int = 100
+    cold_every: int = 50
     basis_size: int | None = None
     sharded_basis: bool = False
     microbatch_size: int | None = None
@@ -106,6 +109,7 @@ class Tracker:
         if self.max_top is not None:
             check_positive_int("max_top", self.max_top, max(num_top, 1))
         check_positive_int("max_products", self.max_products)
+        check_positive_int("cold_every", self.cold_every)
         check_tol("tol", self.tol)
         choose_driver(self.driver)
         if self.criterion not in CRITERIA:
@@ -202,13 +206,14 @@ class Tracker:
         self._check_once(op, state, probe_key)
         num_top = self.num_top if self.max_top is None else int(state.num_tracked)
         start = take_tracked(state.hessian, num_top, self.num_bottom)
-        pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom)
+        cold = state.num_measurements % self.cold_every == 0
+        pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom, cold)
         gauss, gauss_found, energy, structure = None, None, None, None
         if self.apply_fn is not None and self.loss is not None:
             if state.gauss_newton is not None:
                 size = self.microbatch_size
                 gauss_op = gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size)
-                gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0)
+                gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0, cold)
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
             scores = jax.eval_shape(self.apply_fn, params, batch.inputs)
             if self.structure_examples != 0 and len(scores.shape) == 2:
@@ -244,7 +249,14 @@ class Tracker:
             raise ValueError(f"objective: {report.explain()}")
 
     def _extremes(
-        self, op: LinearOperator, key: jax.Array, start: Eigenpairs, check: PyTree, num_top: int, num_bottom: int
+        self,
+        op: LinearOperator,
+        key: jax.Array,
+        start: Eigenpairs,
+        check: PyTree,
+        num_top: int,
+        num_bottom: int,
+        cold: jax.Array,
     ) -> tuple[Eigenpairs, Spectrum]:
         pairs = extreme_eigenpairs(
             op,
@@ -253,35 +265,14 @@ class Tracker:
             num_bottom=num_bottom,
             tol=self.tol,
             max_products=self.max_products,
-            start=start,
+            start=start_unless(cold, start),
             check=check,
             criterion=self.criterion,
             memory=self._memory,
             driver=self.driver,
         )
-        pairs, found = _aligned(pairs, start)
+        pairs, found = aligned(pairs, start, cold)
         return place_pairs(pairs, op.struct, self._memory), found
-
-
-@jax.jit
-def _aligned(pairs: Eigenpairs, previous: Eigenpairs) -> tuple[Eigenpairs, Spectrum]:
-    """The pairs with the signs of the vectors before, and their figures."""
-    products = jax.vmap(tree.vdot)(pairs.vectors, previous.vectors).astype(pairs.values.dtype)
-    products = jnp.where(jnp.isfinite(products), products, 0)
-    signs = jnp.where(products < 0, -1, 1)
-    vectors = jax.tree.map(lambda v: signs.reshape((-1,) + (1,) * (v.ndim - 1)).astype(v.dtype) * v, pairs.vectors)
-    spectrum = Spectrum(
-        values=pairs.values,
-        residual_norms=pairs.residual_norms,
-        value_errors=pairs.value_errors,
-        converged=pairs.converged,
-        overlaps=jnp.abs(products),
-        num_products=pairs.num_products,
-        orthogonality=pairs.orthogonality,
-        asymmetry=pairs.asymmetry,
-        jumped=pairs.jumped,
-    )
-    return dataclasses.replace(pairs, vectors=vectors), spectrum
 
 
 @partial(jax.jit, static_argnums=0)
