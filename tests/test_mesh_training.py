@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from cljax import training
+from cljax.training.checkpoint import Checkpoints
 from cljax.training.run import make_run
 from tests.runs import read_rows, tiny
 
@@ -39,7 +40,8 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("name", ["one device", pytest.param("two devices", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_run_on_a_mesh_goes_on_on_another(name, tmp_path):
     one = training.fit(tiny(tmp_path / "one", **{**MESH, **ELSEWHERE["one device"]}), progress=False)
     config = tiny(tmp_path, **MESH)
@@ -62,8 +64,30 @@ def test_training_keeps_every_leaf_in_its_place(tmp_path):
         train = run.step_fn(train, run.put(run.batches(step)))
     assert kernel.is_deleted()
     assert specs(train) == before
-    tracked, _ = run.tracker.measure(state.tracker, train.params, run.curvature_batch, jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_measuring_keeps_every_vector_in_its_place(tmp_path):
+    run, state = make_run(tiny(tmp_path, **MESH))
+    params = state.train.params
+    tracked, _ = run.tracker.measure(state.tracker, params, run.curvature_batch, jax.random.key(0))
     assert specs(tracked.hessian.vectors) == specs(state.tracker.hessian.vectors)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_checkpoint_is_read_into_another_mesh(name, tmp_path):
+    _, state = make_run(tiny(tmp_path, **MESH))
+    rng = np.random.default_rng(0)
+    vectors = jax.tree.map(lambda x: jax.device_put(rng.random(x.shape), x.sharding), state.tracker.hessian.vectors)
+    pairs = dataclasses.replace(state.tracker.hessian, vectors=jax.tree.map(lambda x: x.astype("float32"), vectors))
+    state = dataclasses.replace(state, tracker=dataclasses.replace(state.tracker, hessian=pairs))
+    Checkpoints(tmp_path / "checkpoints").save(3, state, 2)
+    _, like = make_run(tiny(tmp_path, **{**MESH, **ELSEWHERE[name]}))
+    restored = Checkpoints(tmp_path / "checkpoints").restore(like)
+    for found, saved, place in zip(*map(jax.tree.leaves, (restored.state, state, like)), strict=True):
+        assert found.sharding.is_equivalent_to(place.sharding, found.ndim)
+        if not jax.dtypes.issubdtype(found.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(found, saved)
 
 
 def test_refusals(tmp_path):
