@@ -31,7 +31,7 @@ LAYOUTS = {
     "data, spread over model": {"w1": P("data"), "w2": P("data")},
 }
 NUM_SUMS = 4
-"""Of a Krylov step: two for each of its two Gram-Schmidt passes, coefficients and a norm, which takes a maximum too."""
+"""Of a Krylov step: the coefficients in the band and in the whole basis, and a norm, which takes a maximum too."""
 
 
 def memory(name, basis_size=None):
@@ -154,7 +154,7 @@ def test_what_travels(name):
         assert sums == []
     else:
         assert [kind for kind, _ in sums] == ["all-reduce"] * NUM_SUMS
-        assert sorted(size for _, size in sums) == [4, 4, 4 * capacity, 4 * capacity]
+        assert sorted(size for _, size in sums) == [4, 4, 4 * 2, 4 * capacity]
     moved = collectives(apply)
     assert {kind for kind, _ in moved} <= {"all-reduce", "all-gather"}
     reduced = [size for kind, size in moved if kind == "all-reduce"]

@@ -14,7 +14,8 @@ from cljax._checks import check_same_struct
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, check_symmetric
-from cljax.spectral.lanczos import LanczosResult, check_num_steps, lanczos
+from cljax.spectral.lanczos import LanczosResult, check_num_steps, tridiagonalize
+from cljax.spectral.memory import ALL
 
 
 @pytree_dataclass
@@ -72,7 +73,7 @@ def apply_function(op: LinearOperator, fn: Any, v: PyTree, num_steps: int, *, dr
     check_symmetric("op", op)
     num_steps = check_num_steps("num_steps", num_steps, tree.size(op.struct))
     check_same_struct("v", v, op.struct)
-    result = lanczos(op, v, num_steps, driver=driver)
+    result = tridiagonalize(op, v, jax.random.key(0), num_steps, ALL, driver)
     product, error = _combine(result, as_callable_tree("fn", fn), v)
     return FunctionProduct(tree.place_like(product, op.struct), error, result.num_products)
 

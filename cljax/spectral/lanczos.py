@@ -88,7 +88,26 @@ def lanczos(
         key, vector = jax.random.key(0), key_or_vector
         if not is_traced(vector) and tree.norm(vector) == 0:
             raise ValueError("key_or_vector: expected a start vector that is not zero; pass a key for a random one")
-    state = run_lanczos(choose_loop(driver, op, key_or_vector), op, vector, key, num_steps, memory)
+    return tridiagonalize(op, vector, key, num_steps, memory, driver)
+
+
+def tridiagonalize(
+    op: LinearOperator, vector: PyTree, key: jax.Array, num_steps: int, memory: Memory, driver: Any
+) -> LanczosResult:
+    """As ``lanczos``, whose arguments have been checked; a start vector of zero is replaced by a random one.
+
+    Args:
+        op: symmetric operator.
+        vector: start vector.
+        key: typed PRNG key of random vectors.
+        num_steps: static, products.
+        memory: how the basis is kept, all of it.
+        driver: as for ``lanczos``.
+
+    Returns:
+        The result.
+    """
+    state = run_lanczos(choose_loop(driver, op, vector, key), op, vector, key, num_steps, memory)
     result = _result(state, num_steps)
     if memory.layout(op.struct) is not None:
         return result
