@@ -185,7 +185,9 @@ def test_shares_of_batches_make_up_the_whole():
         np.testing.assert_array_equal(shard.data, whole[shard.index])
     inputs, targets = np.arange(10.0)[:, None], np.arange(10)
     together = Batches(inputs, targets, 6, 0, 4)
-    halves = [Batches(inputs, targets, 6, 0, 4, lambda n, half=half: np.arange(n)[half::2]) for half in range(2)]
+    halves = [
+        Batches(inputs, targets, 6, 0, 4, rows_fn=lambda n, half=half: np.arange(n)[half::2]) for half in range(2)
+    ]
     for step in range(4):
         for half, batches in enumerate(halves):
             expected = jax.tree.map(lambda x, half=half: x[half::2], together(step))
