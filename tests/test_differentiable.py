@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cljax import curvature, spectral
 from tests.oracles import dense_hessian, flat
@@ -45,3 +46,5 @@ def test_vectors_are_constants_and_values_the_same(x64):
     np.testing.assert_allclose(value, 3, rtol=1e-9)
     np.testing.assert_allclose(gradient, np.diag([1.0, 0, 0]), atol=1e-6)
     assert not np.any(jax.grad(lambda m: jnp.sum(pairs(m).vectors))(matrix))
+    with pytest.raises(NotImplementedError, match="values: expected one derivative of an eigenvalue at most, got two"):
+        jax.hessian(lambda m: pairs(m).values[0])(matrix)

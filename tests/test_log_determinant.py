@@ -118,6 +118,17 @@ def test_bad_input():
         log_determinant(MATRIX, num_probes=0)
 
 
+def test_gradient_without_reorthogonalization_is_that_of_differences(x64):
+    def value(shift):
+        op = operator(np.diag(np.linspace(1.0, 3.0, 8)) + shift, jnp.float64)
+        settings = {"num_probes": 2, "num_steps": 5, "reorthogonalize": False}
+        return spectral.log_determinant(op, jax.random.key(0), **settings).mean
+
+    step = eps(jnp.float64) ** (1 / 3)
+    expected = (value(0.1 + step) - value(0.1 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(value)(0.1), expected, rtol=64 * step**2)
+
+
 def test_inside_of_jit():
     def both(op, key, shift):
         settings = {**SIZES, "reorthogonalize": False, "driver": "compiled"}

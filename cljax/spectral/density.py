@@ -35,7 +35,8 @@ def spectral_density(
         num_steps: products for each probe; above n counts as n.
         reorthogonalize: keep ``num_steps`` + 1 vectors and orthogonalize against them. Without, the three-term
             recurrence keeps two beside the product, whatever the number of steps: one eigenvalue may then have
-            several nodes, which share its weight, and densities, moments and counts keep their value.
+            several nodes, which share its weight, and densities, moments and counts keep their value. Only
+            without are nodes and weights differentiable: with it derivatives are NaN.
         driver: "compiled", "host" or "auto", see ``lanczos``.
 
     Returns:

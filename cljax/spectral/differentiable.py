@@ -21,7 +21,8 @@ def with_derivative(values: jax.Array, vectors: PyTree, op: LinearOperator) -> j
 
     Returns:
         The values. The derivative is that of the eigenvalue where it is simple, up to the residual of the pair over
-        its gap; of an eigenvalue that occurs several times it is one of many.
+        its gap; of an eigenvalue that occurs several times it is one of many. A second one is refused: it would lack
+        the change of the vectors.
     """
     del vectors, op
     return values
@@ -29,7 +30,7 @@ def with_derivative(values: jax.Array, vectors: PyTree, op: LinearOperator) -> j
 
 @with_derivative.defjvp
 def _with_derivative_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    values, vectors, op = primals
+    values, vectors, op = primals[0], primals[1], _first_order(primals[2])
 
     def quotients(op: LinearOperator) -> jax.Array:
         product, struct = op.linearize(), op.struct
@@ -40,6 +41,20 @@ def _with_derivative_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Ar
         return jax.lax.map(quotient, vectors).astype(values.dtype)
 
     return values, jax.jvp(quotients, (op,), (tangents[2],))[1]
+
+
+@jax.custom_jvp
+def _first_order(op: LinearOperator) -> LinearOperator:
+    return op
+
+
+@_first_order.defjvp
+def _first_order_jvp(primals: Any, tangents: Any) -> tuple[LinearOperator, LinearOperator]:
+    del primals, tangents
+    raise NotImplementedError(
+        "values: expected one derivative of an eigenvalue at most, got two; the second needs those of the vectors, "
+        "which are constants here: take differences of the first"
+    )
 
 
 def is_traced(op: Any) -> bool:

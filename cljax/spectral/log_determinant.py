@@ -33,7 +33,8 @@ def log_determinant(
         shift: added to all eigenvalues, in the operator's units; it costs no product.
         num_probes: independent Rademacher probes; the standard error falls with their square root.
         num_steps: products for each probe; above n counts as n.
-        reorthogonalize: as for ``spectral_density``; without, memory does not grow with ``num_steps``.
+        reorthogonalize: as for ``spectral_density``; without, memory does not grow with ``num_steps``, and only then
+            are there derivatives: with it they are NaN.
         driver: "compiled", "host" or "auto", see ``lanczos``.
 
     Returns:
