@@ -2,9 +2,10 @@
 
 The products of the compiled loop are those of one compiled loop that does nothing else than to divide by the norm, so
 that each depends on the one before; the products of the host loop are dispatched one by one. Everything beyond them is
-the orthogonalization, twice against all vectors, and the loop itself. Counting 2 for a multiplication with an addition,
-a step's two passes over a basis of m vectors of length n are 8 m n operations, at the speed of the memory; a product
-with a dense network takes about 12 n operations for each example. The ratio falls as the batch grows.
+the orthogonalization, as a rule one pass over all vectors, and the loop itself. Counting 2 for a multiplication with an
+addition, a pass over a basis of m vectors of length n is 4 m n operations and reads the basis twice, at the speed of
+the memory; a product with a dense network takes about 12 n operations for each example. The ratio falls as the batch
+grows.
 """
 
 import dataclasses

@@ -79,7 +79,8 @@ def extreme_eigenpairs(
 
     Returns:
         The pairs with residuals and status. NaN in the operator gives NaN values, not converged. Values are
-        differentiable in what the operator is made of, dθ = vᵀ dA v, where they are simple; nothing else is.
+        differentiable in what the operator is made of, dθ = vᵀ dA v, where they are simple; nothing else is. A second
+        derivative raises NotImplementedError.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, num_top + num_bottom is below 1 or above n,
@@ -173,6 +174,11 @@ def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int
     return num_top, num_bottom, check_positive_int("max_products", max_products, minimum=least)
 
 
+def least_basis(num_top: int, num_bottom: int, width: int) -> int:
+    """Vectors that a bounded basis must hold: the wanted ones, ``width`` pending ones, and four to work with."""
+    return num_top + num_bottom + 4 + width
+
+
 def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimension: int) -> Memory:
     """Check that a basis has room for a search.
 
@@ -194,7 +200,7 @@ def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimensi
         raise TypeError(
             f"memory: expected a spectral.Memory, got {type(memory).__name__}; such as Memory(basis_size=20)"
         )
-    least = num_top + num_bottom + 4 + width
+    least = least_basis(num_top, num_bottom, width)
     if memory.basis_size is None or memory.basis_size >= dimension + width:
         return dataclasses.replace(memory, basis_size=None)
     if memory.basis_size < least:

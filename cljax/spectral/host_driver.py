@@ -1,5 +1,6 @@
 """The host loop of compiled Krylov steps, which can show progress, be saved, and keep its basis on the host."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -99,8 +100,7 @@ class DeviceRun:
         basis = structure.unflatten(leaves)
         basis = basis if layout is None else split(layout.put(basis), layout)
         vector = _get(basis, state.used, self.state.vector)
-        fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-        self.state = KrylovState(**{**fields, "basis": basis, "vector": vector})
+        self.state = dataclasses.replace(state, basis=basis, vector=vector)
 
     def result(self) -> KrylovState:
         """The state."""

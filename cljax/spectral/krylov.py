@@ -13,6 +13,8 @@ another follows only where that one took out more than it left ("twice is enough
 compression of the operator.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -108,7 +110,7 @@ def krylov_grow(state: KrylovState, capacity: int) -> KrylovState:
         return jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))
 
     matrix = jnp.pad(state.matrix, [(0, extra), (0, extra)])
-    return _replace(state, basis=jax.tree.map(pad, state.basis), matrix=matrix, rounding=pad(state.rounding))
+    return dataclasses.replace(state, basis=jax.tree.map(pad, state.basis), matrix=matrix, rounding=pad(state.rounding))
 
 
 def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
@@ -139,7 +141,7 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
     basis = tree.basis_set(state.basis, place, following)
     coupling = jnp.where(exhausted, jnp.zeros_like(rest), rest)
     column = column.at[place].set(coupling)
-    return _replace(
+    return dataclasses.replace(
         state,
         basis=basis,
         vector=following if state.width == 1 else tree.basis_get(basis, used + 1, following),
@@ -180,7 +182,7 @@ def krylov_turn(state: KrylovState, direction: jax.Array) -> KrylovState:
     basis = tree.basis_turn(state.basis, state.used, reflection)
     rows = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, state.width)
     rows = jnp.matmul(reflection, rows, precision=jax.lax.Precision.HIGHEST)
-    return _replace(
+    return dataclasses.replace(
         state,
         basis=basis,
         vector=tree.basis_get(basis, state.used, state.vector),
@@ -200,11 +202,6 @@ def safe_norms(matrix: jax.Array) -> jax.Array:
 def dimension(state: KrylovState) -> int:
     """Entries of a vector, as far as they can be counted in int32: more than a basis can have vectors."""
     return min(tree.size(state.vector), 2**31 - 1)
-
-
-def _replace(state: KrylovState, **changes: object) -> KrylovState:
-    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    return KrylovState(**{**fields, **changes})
 
 
 def _orthogonalize(basis: PyTree, w: PyTree) -> tuple[PyTree, jax.Array]:
@@ -233,8 +230,8 @@ def _length(coefficients: jax.Array) -> jax.Array:
 def _random_orthogonal(basis: PyTree, like: PyTree, seed: jax.Array) -> PyTree:
     fresh = tree.scattered_like(seed, like)
     length = tree.norm(fresh)
-    for _ in range(3):
-        fresh, _ = _orthogonalize(basis, fresh)
+    # a loop rather than three copies of the pass, which take longer to compile
+    fresh = jax.lax.fori_loop(0, 3, lambda _, v: _orthogonalize(basis, v)[0], fresh)
     left = tree.norm(fresh)
     # nothing is left of a random vector only where the basis spans the whole space
     return tree.scale(jnp.where(left > jnp.sqrt(jnp.finfo(left.dtype).eps) * length, 1 / left, 0), fresh)
@@ -244,8 +241,7 @@ def _independent(basis: PyTree, vector: PyTree, seed: jax.Array) -> PyTree:
     length = tree.norm(vector)
     usable = jnp.isfinite(length) & (length > 0)
     vector = jax.tree.map(lambda x: jnp.where(usable, x / length, 0), vector)
-    for _ in range(2):
-        vector, _ = _orthogonalize(basis, vector)
+    vector = jax.lax.fori_loop(0, 2, lambda _, v: _orthogonalize(basis, v)[0], vector)
     left = tree.norm(vector)
     return jax.lax.cond(
         left > jnp.sqrt(jnp.finfo(left.dtype).eps),

@@ -6,6 +6,7 @@ on the host. The step's product is orthogonalized on the host first, in two pass
 moving the basis through the device would take four of all of it.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,7 +173,7 @@ class OffloadedRun:
 
     def load(self, state: KrylovState, rows: Sequence[np.ndarray]) -> None:
         """Go on from a saved run."""
-        self.state = _with(state, basis=self.state.basis, vector=self.state.vector)
+        self.state = dataclasses.replace(state, basis=self.state.basis, vector=self.state.vector)
         self._used = int(state.used)
         for mine, saved in zip(self._basis.rows, rows, strict=True):
             mine[: len(saved)] = saved
@@ -180,18 +181,13 @@ class OffloadedRun:
     def result(self) -> KrylovState:
         """The state, with the basis on the host and a vector of the operator's space."""
         vector = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._like)
-        return _with(self.state, basis=self._basis, vector=vector)
-
-
-def _with(state: KrylovState, **changes: Any) -> KrylovState:
-    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    return KrylovState(**{**fields, **changes})
+        return dataclasses.replace(self.state, basis=self._basis, vector=vector)
 
 
 def _units(state: KrylovState) -> KrylovState:
     """The state with unit vectors in all places that are filled."""
     filled = jnp.arange(state.capacity) < state.used + state.width
-    return _with(state, basis=jnp.diag(filled.astype(state.matrix.dtype)))
+    return dataclasses.replace(state, basis=jnp.diag(filled.astype(state.matrix.dtype)))
 
 
 @jax.jit

@@ -13,7 +13,7 @@ from cljax._checks import check_positive_int, check_tol
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.eigenpairs import num_guards
-from cljax.spectral.extremes import check_memory, check_sizes, cold_goal
+from cljax.spectral.extremes import check_memory, check_sizes, cold_goal, least_basis
 from cljax.spectral.goal import COLD_TOL
 from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.plan_bytes import Programs
@@ -152,7 +152,7 @@ def plan(
             products = estimate_products(dimension, num_top, num_bottom, min(tol, COLD_TOL), relative_gap, places)
         return PlannedMode(name, memory, device, host, products, None if budget is None else device <= budget)
 
-    least = num_top + num_bottom + 4 + width
+    least = least_basis(num_top, num_bottom, width)
     on_mesh = any(isinstance(x.sharding, NamedSharding) for x in jax.tree.leaves(op.struct))
     sizes = [size for size in basis_sizes if least <= size < steps + width]
     modes = [planned("all", ALL, run_bytes(steps + width, ALL))]

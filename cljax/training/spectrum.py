@@ -14,7 +14,8 @@ from cljax.losses.objective import objective
 from cljax.parallel.distributed import is_writer
 from cljax.parallel.placement import host_values
 from cljax.spectral.density import SpectralDensity, spectral_density
-from cljax.spectral.extremes import Eigenpairs, extreme_eigenpairs
+from cljax.spectral.eigenpairs import Eigenpairs
+from cljax.spectral.extremes import extreme_eigenpairs
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.config import RunConfig, write_text
 from cljax.training.loop import CHECKPOINTS, CONFIG
