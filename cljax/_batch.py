@@ -146,7 +146,10 @@ def pad_batch(batch: Batch, size: int) -> Batch:
 
 
 def split_batch(batch: Batch, microbatch_size: int) -> Batch:
-    """The batch as microbatches for ``lax.scan``; the last one is padded by repeated examples of weight 0.
+    """The batch as microbatches for ``lax.scan``; repeated examples of weight 0 make up what is missing.
+
+    Example i goes to microbatch i mod ⌈n/s⌉: of a batch that is split over devices in contiguous parts, each device has
+    a part of every microbatch.
 
     Args:
         batch: n examples.
@@ -158,4 +161,4 @@ def split_batch(batch: Batch, microbatch_size: int) -> Batch:
     num = batch.num_examples
     per = min(microbatch_size, num)
     padded = pad_batch(batch, num + -num % per)
-    return jax.tree.map(lambda x: jnp.asarray(x).reshape(-1, per, *x.shape[1:]), padded)
+    return jax.tree.map(lambda x: jnp.asarray(x).reshape(per, -1, *x.shape[1:]).swapaxes(0, 1), padded)

@@ -80,7 +80,7 @@ class Hessian(LinearOperator):
 @highest_precision
 def _microbatched_product(op: Hessian, v: PyTree) -> PyTree:
     def product_fn(part: Batch) -> PyTree:
-        return _product(op.method, op.objective_fn, op.params, (part, *op.args[1:]), v)
+        return product_once(op.method, op.objective_fn, op.params, (part, *op.args[1:]), v)
 
     size = check_positive_int("microbatch_size", op.microbatch_size)
     return scan_microbatches(product_fn, op.args[0], size, op.params)
@@ -141,8 +141,19 @@ def _derivative(method: str, objective_fn: Any, params: PyTree, args: tuple[Any,
     return jax.tree_util.Partial(_only, jax.vjp(gradient_fn, params)[1])
 
 
-def _product(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...], v: PyTree) -> PyTree:
-    """One product for its own sake: in forward mode what is not needed any more is not stored, as by ``linearize``."""
+def product_once(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...], v: PyTree) -> PyTree:
+    """One product for its own sake: forward mode does not store all that ``linearize`` would.
+
+    Args:
+        method: one of ``METHODS`` but "auto" and "finite_difference".
+        objective_fn: ``objective_fn(params, *args) -> scalar``.
+        params: pytree of floating arrays.
+        args: further arguments.
+        v: pytree like ``params``.
+
+    Returns:
+        A pytree like ``params``.
+    """
     if method == "forward_over_reverse":
         return jax.jvp(_gradient(objective_fn, args), (params,), (v,))[1]
     return _derivative(method, objective_fn, params, args)(v)

@@ -11,8 +11,9 @@ better one.
   as a sum over, g devices; twice that for a sum that all of them need. Of each product: the sum of the result over all
   devices that have examples; the vector where it is split, forward and backward; and the parameters likewise, where
   products recompute.
-- Orthogonalization reads the basis twice in each step, and sums at most three times the coefficients over the devices:
-  m numbers, of which only the latency counts, which is not in the seconds.
+- Orthogonalization reads the basis twice in each step, for one pass over it; its sums over the devices are of at most m
+  numbers, of which only the latency counts, which is not in the seconds. A device that works through several batches in
+  a product is taken to add them up before it sends, where parameters are whole; XLA may send each.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from jax.sharding import NamedSharding
 from cljax import tree
 from cljax._checks import check_positive_int
 from cljax._typing import PyTree
-from cljax.curvature.hessian import Hessian
+from cljax.curvature.hessian import Hessian, product_once
 from cljax.spectral.driver import _apply
 from cljax.spectral.plan_bytes import num_bytes
 from cljax.spectral.rates import Rates
@@ -44,7 +45,8 @@ class Cost:
         batch: bytes of the examples.
         activations: bytes that a product keeps: the primal values that the linearized gradient needs, where they are
             stored, and its own; otherwise twice what reverse mode stores and what the greatest part under
-            ``jax.checkpoint`` computes again, for values and tangents. Upper bounds, as a compiler fuses some away.
+            ``jax.checkpoint`` computes again, for values and tangents. A compiler fuses some of it away; arrays of a
+            parameter's shape are taken for the parameter.
         vectors: bytes of four vectors: the one multiplied, the product, and two for the sums behind them.
         basis: bytes of the Krylov basis.
         product_flops: operations of a product.
@@ -218,7 +220,7 @@ def _of_program(structure: Any, leaves: tuple[Any, ...], stored: bool) -> tuple[
 
 
 def _fresh(op: Hessian, v: PyTree) -> PyTree:
-    return jax.jvp(jax.grad(lambda p: op.objective_fn(p, *op.args)), (op.params,), (v,))[1]
+    return product_once(op.method_used, op.objective_fn, op.params, op.args, v)
 
 
 def _reverse_bytes(op: Hessian) -> int:

@@ -44,7 +44,8 @@ class PlanConfig:
         basis_size: vectors kept in the restarted mode.
         flops_rate: floating-point operations a second of one device; measured here where not given.
         memory_rate: bytes a second read from the memory of one device; measured here where not given.
-        link_rate: bytes a second that one device sends; measured here where not given and there are several devices.
+        link_rate: bytes a second that one device sends; measured here, where there are several devices, together with
+            the other two.
         device_memory: bytes of one device; nothing is said about what fits where not given.
     """
 

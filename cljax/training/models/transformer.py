@@ -1,8 +1,6 @@
 """Decoder-only transformer: a language model of any size.
 
-Blocks are unrolled, each with its own parameters. Measured against a scan over stacked blocks (width 128, 1,024 tokens,
-two busy CPU cores): compiling the programs of ten Lanczos steps takes 35 s against 27 s of CPU time at depth 2, 197 s
-against 34 s at depth 8; the temporary memory of a Hessian product at depth 2 is 75 MB against 188 MB.
+Blocks are unrolled, each with its own parameters.
 """
 
 from functools import partial
