@@ -1,14 +1,15 @@
-"""The command line of the benchmarks: run, compare, plan."""
+"""The command line of the benchmarks: run, compare, plan, scaling."""
 
 import dataclasses
 import pathlib
 import sys
 from typing import Annotated, Any
 
+import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import bench_lanczos, bench_plan, bench_products
+from benchmarks import bench_lanczos, bench_plan, bench_products, bench_scaling
 from benchmarks.compare import compare
 from benchmarks.harness import FORMAT, environment, prepare_output, read_results, write_results
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
@@ -108,10 +109,35 @@ class Plan:
         bench_plan.write(self.output, console)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """Weak scaling of a Hessian product on 1, 2, 4 and 8 devices; of CPUs there are eight that share the cores.
+
+    $ python -m benchmarks scaling
+    """
+
+    size: str = "cpu"
+    """Size of the network: full, cpu or tiny."""
+    num_examples: int = 64
+    """Examples on each device."""
+    repeats: int = 20
+    """Timed calls of each program."""
+    output: pathlib.Path = pathlib.Path("benchmarks", "results", "scaling.md")
+    """Markdown file to write; a JSON file beside it."""
+
+    def run(self, console: Console) -> None:
+        """Measure and write."""
+        lookup("size", dict.fromkeys(SIZES), self.size)
+        num_examples = check_positive_int("num_examples", self.num_examples)
+        jax.config.update("jax_num_cpu_devices", max(bench_scaling.DEVICES))  # before the first use of a device
+        bench_scaling.write(self.size, num_examples, check_positive_int("repeats", self.repeats), self.output, console)
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Scaling, tyro.conf.subcommand("scaling")]
 )
 
 
@@ -124,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for wrong input, 130 where interrupted.
     """
-    command: Run | Compare | Plan = tyro.cli(
+    command: Run | Compare | Plan | Scaling = tyro.cli(
         Command,
         prog="python -m benchmarks",
         description="Benchmarks of cljax. Start with: python -m benchmarks run products --problems mlp",

@@ -39,11 +39,13 @@ class Program:
         flops: of one call, as XLA counts them, or None where the backend does not say. The body of a loop counts once,
             whatever the number of turns, and transcendental functions do not count.
         compile_seconds: tracing and compilation.
+        compiled: the program itself, or None for a function of the host.
     """
 
     run: Callable[[], Any]
     flops: float | None
     compile_seconds: float
+    compiled: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def compile_program(fn: Callable[..., Any], *args: Any) -> Program:
     cost: Any = compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) and cost else cost
     flops = float((cost or {}).get("flops", -1))
-    return Program(lambda: compiled(*args), flops if flops >= 0 else None, seconds)
+    return Program(lambda: compiled(*args), flops if flops >= 0 else None, seconds, compiled)
 
 
 def num_bytes(tree: PyTree) -> int:

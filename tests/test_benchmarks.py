@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import bench_products, harness
+from benchmarks import bench_plan, bench_products, bench_scaling, harness
 from benchmarks.compare import compare
 from benchmarks.problems import PROBLEMS, create_problem
 
@@ -100,6 +100,31 @@ def test_lanczos_in_its_products(tmp_path, capsys):
         assert row["target_met"] == (row["time_in_products"]["median"] <= 1.2)
     assert "90 steps" in capsys.readouterr().out
     assert compare(harness.read_results(path), harness.read_results(path), Console()) == 0
+
+
+def test_weak_scaling(tmp_path, monkeypatch):
+    """A device's work does not grow with their number, one all-reduce adds it up, and a spread basis falls as 1/n."""
+    monkeypatch.setattr(bench_scaling, "DEVICES", (1, 8))
+    monkeypatch.setattr(bench_scaling, "LAYOUTS", {"whole": ()})
+    path = tmp_path / "scaling.md"
+    bench_scaling.write("tiny", 32, 2, path, Console())
+    one, eight = harness.read_results(path.with_suffix(".json"))["rows"]
+    assert eight["flops"] <= 1.05 * one["flops"]
+    assert one["collectives"] == {}
+    assert eight["collectives"] == {"all-reduce": 1}
+    assert eight["basis_bytes"] == one["basis_bytes"] == 4 * 16 * one["num_params"]
+    assert one["basis_bytes"] / 8 <= eight["spread_basis_bytes"] <= one["basis_bytes"] / 4  # 10 scores stay whole
+    assert path.read_text().count("| whole |") == 2
+
+
+def test_predicted_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_plan, "SIZES", ("124M",))
+    monkeypatch.setattr(bench_plan, "DEVICES", (1, 8))
+    path = tmp_path / "plan.md"
+    assert main("plan", "--output", path) == 0
+    assert "125,226,240 parameters" in path.read_text()
+    rows = harness.read_results(path.with_suffix(".json"))["rows"]
+    assert {(row["num_devices"], row["layout"]) for row in rows} == {(1, "whole"), (8, "whole"), (8, "split (fsdp)")}
 
 
 def test_tables(results, capsys, monkeypatch):

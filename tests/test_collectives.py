@@ -1,8 +1,6 @@
 """Krylov runs on a mesh: the numbers of one device, what travels between devices, and what each of them holds."""
 
 import functools
-import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import cljax
+from benchmarks.communication import collectives
 from cljax import curvature, losses, parallel, spectral, tree
 from cljax.spectral import driver, host_driver
 from cljax.spectral.krylov import krylov_start
@@ -119,20 +118,6 @@ def test_explicit_meshes(name, chosen, x64):
         check(found, op, name)
 
 
-def collectives(program):
-    """(name, bytes) of each collective on the main path; branches, for exhausted spaces, are left out."""
-    found, entry = [], False
-    for line in program.as_text().splitlines():
-        entry = line.startswith("ENTRY") if line.endswith("{") else entry
-        pattern = r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-        match = re.search(pattern, line)
-        if entry and match:
-            shapes = re.findall(r"\b(f32|f64)\[([\d,]*)\]", match[1])
-            count = sum(math.prod(map(int, dims.split(","))) if dims else 1 for _, dims in shapes)
-            found.append((match[2], 4 * count))
-    return found
-
-
 def begin(op, name, capacity):
     layout = memory(name).layout(op.struct)
     vectors = jax.tree.map(lambda x: x[None], op.params)
@@ -149,13 +134,13 @@ def test_what_travels(name):
     product = driver.linearized(op)
     apply = driver._apply.lower(product, state.vector).compile()
     update = host_driver._update.lower(state, driver._apply(product, state.vector)).compile()
-    sums = [(kind, size) for kind, size in collectives(update)]
+    sums = [(kind, size) for kind, size in collectives(update, main_path=True)]
     if name == "replicated":
         assert sums == []
     else:
         assert [kind for kind, _ in sums] == ["all-reduce"] * NUM_SUMS
         assert sorted(size for _, size in sums) == [4, 4, 4 * 2, 4 * capacity]
-    moved = collectives(apply)
+    moved = collectives(apply, main_path=True)
     assert {kind for kind, _ in moved} <= {"all-reduce", "all-gather"}
     reduced = [size for kind, size in moved if kind == "all-reduce"]
     gathered = sum(size for kind, size in moved if kind == "all-gather")
@@ -177,7 +162,7 @@ def test_a_hessian_product_reduces_once():
     params, batch = placed("spread")
     op = hessian(params, batch)
     state = begin(op, "spread", 4)
-    moved = collectives(driver._apply.lower(driver.linearized(op), state.vector).compile())
+    moved = collectives(driver._apply.lower(driver.linearized(op), state.vector).compile(), main_path=True)
     (reduced,) = [size for kind, size in moved if kind == "all-reduce"]
     # a weight behind another one is in two terms, which this compiler adds after they have travelled
     assert reduced == 4 * (tree.size(params) + params["w2"].size)
