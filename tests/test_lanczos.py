@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cljax import curvature, spectral
+from cljax.spectral.krylov import krylov_start, krylov_update
 from tests.oracles import eps
 
 pytestmark = pytest.mark.fast
@@ -71,7 +72,7 @@ def test_start_in_an_invariant_subspace_goes_on_with_a_random_vector(driver):
     matrix = np.diag([4.0, 3.0, 2.0, 1.0])
     result = spectral.lanczos(operator(matrix), jnp.array([1.0, 0.0, 0.0, 0.0]), 4, driver=driver)
     assert result.betas[0] == 0
-    assert result.num_restarts == 2  # the eigenvector, and the end of the space
+    assert result.num_breakdowns == 2  # the eigenvector, and the end of the space
     T = np.diag(result.alphas) + np.diag(result.betas[:-1], 1) + np.diag(result.betas[:-1], -1)
     np.testing.assert_allclose(np.linalg.eigvalsh(T), [1, 2, 3, 4], atol=32 * eps(jnp.float32))
 
@@ -112,3 +113,22 @@ def test_bad_driver_and_key():
         spectral.lanczos(op, jnp.zeros(60), 3)
     with pytest.raises(TypeError, match="key: expected one typed PRNG key"):
         spectral.extreme_eigenpairs(op, jnp.zeros(2, jnp.uint32))
+
+
+@pytest.mark.parametrize("left", [1.0, 1e-2, 1e-4])
+def test_a_product_that_lies_in_the_basis_is_orthogonalized_twice(left):
+    """Far from the band, as after a restart: one pass would leave about eps / left of what it takes out."""
+    n, steps = 300, 9
+    products = jax.random.normal(jax.random.key(1), (steps + 1, n))
+    state = krylov_start(products[:1], jax.random.key(0), steps + 3, True)
+    for row in products[1:]:
+        state = krylov_update(state, row)
+    inside = jnp.ones(steps) @ state.basis[:steps] / steps**0.5
+    state = krylov_update(state, inside + left / n**0.5 * jax.random.normal(jax.random.key(2), (n,)))
+    filled = state.basis[: steps + 2]
+    assert state.num_breakdowns == 0
+    np.testing.assert_allclose(filled @ filled.T, np.eye(steps + 2), atol=20 * eps(jnp.float32))
+    # column j of the matrix still gives the product: A q = Q K
+    column = state.matrix[:, steps] @ state.basis
+    expected = inside + left / n**0.5 * jax.random.normal(jax.random.key(2), (n,))
+    np.testing.assert_allclose(column, expected, atol=20 * eps(jnp.float32))

@@ -28,7 +28,7 @@ class LanczosResult:
         betas: (m,), off-diagonal of T; the last one is the norm of what is left.
         basis: Q, a pytree with leaves (m, *shape), in float32 at least.
         num_products: int32 scalar, m.
-        num_restarts: int32 scalar, how often the Krylov space was exhausted and a random vector went on; each leaves
+        num_breakdowns: int32 scalar, how often the Krylov space was exhausted and a random vector went on; each leaves
             a β of 0.
         orthogonality: scalar, greatest entry of |Qᵀ Q − I|.
     """
@@ -37,7 +37,7 @@ class LanczosResult:
     betas: jax.Array
     basis: PyTree
     num_products: jax.Array
-    num_restarts: jax.Array
+    num_breakdowns: jax.Array
     orthogonality: jax.Array
 
 
