@@ -164,6 +164,8 @@ def test_bad_input():
     op = operator(np.eye(30))
     with pytest.raises(ValueError, match="degree: expected"):
         spectral.chebyshev_density(op, KEY, degree=0)
+    with pytest.raises(ValueError, match="bounds: expected a pair"):
+        spectral.chebyshev_density(op, KEY, bounds=3.0)
     for bounds in ((1.0, 1.0), (2.0, 1.0), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match=r"bounds: expected \(low, high\) with low < high"):
             spectral.chebyshev_density(op, KEY, bounds=bounds)

@@ -380,3 +380,5 @@ def test_blocks_are_those_of_the_dense_matrix():
         assert gaps.max() <= 1e-3
     with pytest.raises(ValueError, match="predicate: expected it to keep at least one leaf"):
         spectral.block_densities(op, jax.random.key(0), {"none": lambda path: False})
+    with pytest.raises(TypeError, match="blocks: expected a mapping"):
+        spectral.block_densities(op, jax.random.key(0), [lambda path: True])

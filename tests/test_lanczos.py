@@ -132,3 +132,12 @@ def test_a_product_that_lies_in_the_basis_is_orthogonalized_twice(left):
     column = state.matrix[:, steps] @ state.basis
     expected = inside + left / n**0.5 * jax.random.normal(jax.random.key(2), (n,))
     np.testing.assert_allclose(column, expected, atol=20 * eps(jnp.float32))
+
+
+def test_a_traced_array_in_a_closure_is_named():
+    def value(p):
+        op = curvature.FunctionOperator(lambda v: p * v, jnp.zeros(3))
+        return spectral.extreme_eigenpairs(op, jax.random.key(0)).values[0]
+
+    with pytest.raises(ValueError, match="traced array in a closure; pass it in args"):
+        jax.grad(value)(1.0)

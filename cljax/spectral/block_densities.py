@@ -32,7 +32,7 @@ def block_densities(
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, a block has no leaf, or a number is below 1.
-        TypeError: if ``op`` is no operator or ``key`` no typed key.
+        TypeError: if ``op`` is no operator, ``key`` no typed key or ``blocks`` no mapping.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -45,6 +45,9 @@ def block_densities(
         {'bias': 12, 'kernel': 2}
     """
     check_key("key", key)
+    if not isinstance(blocks, Mapping):
+        got = type(blocks).__name__
+        raise TypeError(f"blocks: expected a mapping from names to predicates on paths, got {got}; name each block")
     keys = jax.random.split(key, max(len(blocks), 1))
     return {
         name: spectral_density(restrict(op, predicate), block_key, **kwargs)

@@ -158,6 +158,8 @@ def chebyshev_density(
 
 def _check_bounds(bounds: tuple[Any, Any], struct: PyTree) -> tuple[jax.Array, jax.Array]:
     dtype = tree.work_dtype(jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(struct))))
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"bounds: expected a pair (low, high), got {bounds!r}")
     low, high = (jnp.asarray(bound, dtype) for bound in bounds)
     traced = isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer)
     if not traced and not low < high:

@@ -16,6 +16,7 @@ from cljax import tree
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
+from cljax.spectral.differentiable import is_traced
 from cljax.spectral.goal import Goal, check_due, look
 from cljax.spectral.host_driver import run_on_host, split
 from cljax.spectral.host_loop import HostLoop
@@ -216,7 +217,13 @@ def apply_product(product: Any, struct: PyTree, vector: PyTree) -> PyTree:
     """``product(vector)`` in the operator's dtypes ``struct``: compiled, or on the host for streamed operators."""
     vector = tree.cast_like(vector, struct)
     if isinstance(product, jax.tree_util.Partial):
-        return _apply(product, vector)
+        found = _apply(product, vector)
+        if is_traced(found) and not is_traced((product, vector)):
+            raise ValueError(
+                "op: expected a function whose arrays are among its arguments, got a traced array in a closure; "
+                "pass it in args, as in FunctionOperator(fn, struct, array)"
+            )
+        return found
     return _rows_like(product(_from_rows(vector)), vector) if isinstance(vector, Rows) else product(vector)
 
 
