@@ -11,6 +11,7 @@ from rich.table import Table
 from cljax.parallel.distributed import is_writer
 from cljax.training.config import RunConfig
 from cljax.training.loop import CHECKPOINTS, CONFIG, EVENTS, METRICS, RunResult
+from cljax.training.metrics import FAILED
 from cljax.training.spectrum import checkpoint_spectrum
 
 PREEMPTED = 143
@@ -57,8 +58,9 @@ def report(result: RunResult, console: Console) -> int:
         f"{row['gradient_energy']:.4g}",
     )
     console.print(table)
-    failed = sum(not all(row[f"hessian_{end}_converged"]) for row in result.rows for end in ("top", "bottom"))
-    failed += sum(not row["gauss_newton_converged"] for row in result.rows)
+    ends = [row[f"hessian_{end}_status"] for row in result.rows for end in ("top", "bottom")]
+    ends += [[row["gauss_newton_status"]] for row in result.rows]
+    failed = sum(not FAILED.isdisjoint(end) for end in ends)
     num_ends = len(result.rows) * ((config.num_top > 0) + (config.num_bottom > 0) + 1)
     if failed:
         console.print(

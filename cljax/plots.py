@@ -13,6 +13,7 @@ from cljax.spectral.density import SpectralDensity
 from cljax.theory.risk import RiskBounds
 from cljax.training.bounds import RunBounds
 from cljax.training.config import RunConfig
+from cljax.training.metrics import FAILED
 from cljax.training.spectrum import CheckpointSpectrum
 
 _STYLE: Any = {
@@ -190,8 +191,8 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
             values = np.array([row[f"hessian_{end}"][index] if here else np.nan for row, here in zip(rows, tracked)])
             label = f"Hessian, {'greatest' if end == 'top' else 'least'} {num if num > 1 else ''}".rstrip()
             ax.plot(steps, values, color=color, alpha=1 - 0.6 * index / num, label=f"_{label}" if index else label)
-            failed = np.array([here and not row[f"hessian_{end}_converged"][index] for row, here in zip(rows, tracked)])
-            ax.plot(steps[failed], values[failed], "x", color=color, label="_not converged")
+            failed = [here and row[f"hessian_{end}_status"][index] in FAILED for row, here in zip(rows, tracked)]
+            ax.plot(steps[failed], values[failed], "x", color=color, label="_not accurate")
     if "gauss_newton_top" in rows[0]:
         top.plot(steps, _column(rows, "gauss_newton_top"), color=_ORANGE, ls="-.", label="Gauss-Newton, greatest")
     thresholds = [("2/lr", 2.0, "--")] + ([("(2+2β)/lr", 2 + 2 * momentum, ":")] if momentum else [])

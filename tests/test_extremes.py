@@ -18,7 +18,7 @@ def check(pairs, matrix, num_top, num_bottom):
     wanted = np.r_[exact[:num_bottom], exact[len(exact) - num_top :]]
     slack = np.asarray(pairs.residual_norms) + 8 * eps(jnp.float32) * norm * np.sqrt(len(matrix))
     assert np.all(np.abs(np.asarray(pairs.values) - wanted) <= slack)
-    assert pairs.converged.all()
+    assert pairs.accurate.all()
     assert pairs.orthogonality <= 8 * eps(jnp.float32) * len(matrix)
     V = np.asarray(pairs.vectors).T
     residual = np.linalg.norm(matrix @ V - V * np.asarray(pairs.values), axis=0)

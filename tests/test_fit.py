@@ -21,10 +21,10 @@ FIELDS = {
     *(
         f"hessian_{end}{what}"
         for end in ("top", "bottom")
-        for what in ("", "_residual", "_error", "_converged", "_overlap")
+        for what in ("", "_residual", "_error", "_status", "_overlap")
     ),
-    *("hessian_asymmetry", "hessian_jumped", "hessian_cold"),
-    *(f"gauss_newton_{what}" for what in ("top", "residual", "error", "converged", "products")),
+    *("hessian_asymmetry", "hessian_method", "hessian_jumped", "hessian_cold"),
+    *(f"gauss_newton_{what}" for what in ("top", "residual", "error", "status", "products")),
     *("structure_min", "structure_max", "structure_spread", "seconds_training", "seconds_measuring"),
 }
 
@@ -45,7 +45,7 @@ def test_rows(result):
     assert read_rows(result.run_dir) == rows
     for row in rows:
         assert row.keys() == FIELDS
-        assert len(row["hessian_top"]) == len(row["hessian_top_residual"]) == len(row["hessian_top_converged"]) == 2
+        assert len(row["hessian_top"]) == len(row["hessian_top_residual"]) == len(row["hessian_top_status"]) == 2
         assert row["hessian_top"] == sorted(row["hessian_top"], reverse=True)
         assert row["epoch"] == pytest.approx(row["step"] / 5)
         assert row["gradient_energy"] >= row["gradient_norm"] ** 2

@@ -45,7 +45,7 @@ def tracked(before, after, keys, criterion, count):
     ],
 )
 def test_a_new_top_in_a_random_direction(criterion, gap, most):
-    """Measured: of 40, wrong and converged at the first and later warm starts after 2 + gap came up.
+    """Measured: of 40, wrong with a small error at the first and later warm starts after 2 + gap came up.
 
     "value": gap 2: 40, 40, 18, 0, 0, 0; gap 0.5: 40, 40, 40, 31, 7, 2. "residual": gap 2: none; gap 0.5: 26, then none.
     A warm start cannot do better at once in so few products; it says TRACKED, not CONVERGED.
@@ -58,7 +58,7 @@ def test_a_new_top_in_a_random_direction(criterion, gap, most):
     cold, (values, status, products) = tracked(jnp.asarray(before), jnp.asarray(after), keys, criterion, 6)
     assert np.all(cold == Status.CONVERGED)
     wrong = np.abs(values - (2 + gap)) > 2 * TOL * (2 + gap)
-    assert not np.any(wrong & (status == Status.CONVERGED))
+    assert not np.any(wrong & (status <= Status.ROUNDING))  # what ``converged`` is
     missed = np.sum(wrong & (status <= Status.TRACKED), axis=0)
     assert np.all(missed <= np.array(most))
     assert np.mean(products) <= 6

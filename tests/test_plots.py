@@ -11,7 +11,7 @@ from cljax.training import RunConfig
 pytestmark = pytest.mark.fast
 
 
-def row(step, *, num_top=2, num_bottom=1, converged=True, **changes):
+def row(step, *, num_top=2, num_bottom=1, accurate=True, **changes):
     found = {
         "step": step,
         "learning_rate": 0.1 * (1 - step / 4),
@@ -22,9 +22,9 @@ def row(step, *, num_top=2, num_bottom=1, converged=True, **changes):
         "gradient_norm": 0.3,
         "gradient_energy": 1.5,
         "hessian_top": [5.0 + step, 3.0][:num_top],
-        "hessian_top_converged": [converged, True][:num_top],
+        "hessian_top_status": ["tracked" if accurate else "budget", "converged"][:num_top],
         "hessian_bottom": [-0.5][:num_bottom],
-        "hessian_bottom_converged": [True][:num_bottom],
+        "hessian_bottom_status": ["likely"][:num_bottom],
         "gauss_newton_top": 4.5,
         "structure_min": 0.1,
         "structure_max": 9.0,
@@ -81,7 +81,7 @@ def test_axes_name_their_units(figures):
 
 
 def test_what_did_not_converge_is_marked(figures):
-    top = figures([row(0), row(1, converged=False), row(2)])["eigenvalues.png"].axes[0]
+    top = figures([row(0), row(1, accurate=False), row(2)])["eigenvalues.png"].axes[0]
     (marked,) = [line for line in top.get_lines() if line.get_marker() == "x" and len(line.get_xdata())]
     assert (marked.get_xdata().tolist(), marked.get_ydata().tolist()) == ([1], [6.0])
 
@@ -97,7 +97,7 @@ def test_the_unit_of_the_loss_is_that_of_its_regularizer(figures):
         [row(step, num_bottom=0) for step in range(3)],
         [row(step, num_top=0) for step in range(3)],
         [row(step, hessian_top=[-1.0, -2.0]) for step in range(3)],
-        [row(0), row(1, train_loss=math.nan, hessian_top=[math.nan] * 2, converged=False), row(2)],
+        [row(0), row(1, train_loss=math.nan, hessian_top=[math.nan] * 2, accurate=False), row(2)],
         [row(step, learning_rate=0.0) for step in range(2)],
         [row(step, structure_min=-1e-9) for step in range(2)],
         [{name: value for name, value in row(0).items() if not name.startswith(("structure", "gauss"))}],

@@ -62,13 +62,14 @@ def test_along_an_optax_loop_a_warm_start_costs_no_more_products_than_a_cold_one
     params, batch = wide()
     gradient_fn = jax.jit(jax.grad(losses.objective(mlp, SHANNON)))
     optimizer = optax.sgd(0.05, momentum=0.9)
-    tracker = training.Tracker(mlp, SHANNON, num_top=1, num_bottom=0, tol=1e-3)
+    tracker = training.Tracker(mlp, SHANNON, num_top=1, num_bottom=0, tol=1e-3, check_operator=False)
     state, opt_state, warm, cold = tracker.init(params), optimizer.init(params), 0, 0
     for step in range(12):
         key = jax.random.fold_in(jax.random.key(0), step)
         state, record = tracker.measure(state, params, batch, key)
         _, fresh = tracker.measure(tracker.init(params), params, batch, key)
-        assert record.hessian.converged.all()
+        assert record.hessian.accurate.all()
+        assert record.hessian.converged.all() == (step == 0)  # a warm start cannot know that nothing hides
         assert fresh.hessian.converged.all()
         gap = abs(record.hessian.values[0] - fresh.hessian.values[0])
         assert gap <= record.hessian.residual_norms[0] + fresh.hessian.residual_norms[0]
@@ -101,6 +102,31 @@ def test_a_plain_objective_has_loss_gradient_and_hessian(x64):
     np.testing.assert_allclose(record.hessian.values, [-1, 4], rtol=1e-9)
     np.testing.assert_allclose(record.gradient_norm, np.hypot(4, 2), rtol=1e-12)
     assert record.gauss_newton is record.gradient_energy is record.structure_min is None
+
+
+def test_weight_decay_is_in_the_curvature_where_asked_for():
+    params, batch = wide()
+    records = []
+    for decay in (0.0, 0.25):
+        tracker = training.Tracker(mlp, SHANNON, weight_decay=decay)
+        records.append(tracker.measure(tracker.init(params), params, batch, jax.random.key(0))[1])
+    plain, decayed = records
+    tol = 2e-3 * float(plain.hessian.values[-1])  # twice the tolerance
+    np.testing.assert_allclose(decayed.hessian.values, plain.hessian.values + 0.25, atol=tol)
+    np.testing.assert_allclose(decayed.gauss_newton.values, plain.gauss_newton.values + 0.25, atol=tol)
+    assert decayed.loss == plain.loss
+    with pytest.raises(ValueError, match="weight_decay: expected a finite number of at least 0, got -1"):
+        training.Tracker(mlp, SHANNON, weight_decay=-1)
+
+
+def test_products_of_the_check_count():
+    params, batch = wide()
+    found = []
+    for check in (True, False):
+        tracker = training.Tracker(mlp, SHANNON, check_operator=check)
+        found.append(tracker.measure(tracker.init(params), params, batch, jax.random.key(0))[1].hessian)
+    assert found[0].num_products == found[1].num_products + 4
+    assert found[0].method == "forward_over_reverse"
 
 
 def test_nan_gives_nan_and_the_next_measurement_recovers():

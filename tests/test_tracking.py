@@ -39,7 +39,7 @@ def track(points, criterion="value"):
         if pairs is None:
             pairs = empty_pairs(op.struct, 1, 0)
         pairs = spectral.extreme_eigenpairs(op, key, start=pairs, check=gradient, criterion=criterion)
-        assert pairs.converged.all()
+        assert pairs.accurate.all()
         warm.append(int(pairs.num_products))
         cold.append(int(spectral.extreme_eigenpairs(op, key).num_products))
         errors.append(abs(float(pairs.values[0]) - exact) / exact)

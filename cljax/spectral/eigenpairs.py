@@ -34,6 +34,11 @@ class Status(enum.IntEnum):
     """The operator gave NaN or infinity."""
 
 
+def status_names(status: Any) -> list[str]:
+    """Names of ``Status`` in lower case, of an array (k,) on the host."""
+    return [Status(int(number)).name.lower() for number in status]
+
+
 @pytree_dataclass
 class Eigenpairs:
     """k extreme eigenpairs, bottom ones first.
@@ -75,12 +80,20 @@ class Eigenpairs:
 
     @property
     def converged(self) -> jax.Array:
-        """(k,) bool: the error is at most the tolerance or the rounding.
+        """(k,) bool: the error is at most the tolerance or the rounding, and hardly a more extreme pair is hidden.
 
-        No more extreme pair is hidden: of a cold run with high probability, of a warm one (``Status.TRACKED``) as far
-        as its kept vectors and check directions show.
+        Never of a warm start without a jump: see ``accurate``.
         """
-        return self.status <= Status.TRACKED
+        return self.status <= Status.ROUNDING
+
+    @property
+    def accurate(self) -> jax.Array:
+        """(k,) bool: the error is at most the tolerance or the rounding, whatever else the spectrum may hide.
+
+        These are eigenpairs; of ``Status.TRACKED`` and ``Status.LIKELY`` it is less than certain that they are the
+        extreme ones.
+        """
+        return self.status <= Status.LIKELY
 
 
 def num_guards(num_top: int, num_bottom: int, dimension: int) -> int:

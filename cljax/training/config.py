@@ -37,7 +37,8 @@ class RunConfig:
         schedule: cosine falls to 0 over the run; constant stays.
         warmup_steps: steps of linear warm-up before it.
         momentum: of SGD, 0 for none.
-        weight_decay: added to the gradient, times the parameters; not part of the loss whose curvature is tracked.
+        weight_decay: added to the gradient, times the parameters.
+        track_decay: track the curvature of the loss with weight decay, rather than that of the loss alone.
         seed: of everything random.
         measure_every: steps from one measurement to the next; step 0 and the last step are always measured.
         measure_examples: training examples on which curvature is measured, the same ones all along.
@@ -81,6 +82,7 @@ class RunConfig:
     warmup_steps: int = 0
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    track_decay: bool = False
     seed: int = 0
     measure_every: int = 25
     measure_examples: int = 512
@@ -144,6 +146,11 @@ class RunConfig:
             raise ValueError(f"max_top: expected at least num_top {self.num_top}, got {self.max_top}")
         if not self.num_top + self.num_bottom:
             raise ValueError("num_top + num_bottom: expected at least 1 eigenvalue to track, got 0")
+
+    @property
+    def tracked_decay(self) -> float:
+        """What weight decay adds to the eigenvalues that are tracked."""
+        return self.weight_decay if self.track_decay else 0.0
 
     @property
     def directory(self) -> pathlib.Path:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 
 from cljax.parallel.placement import host_values
+from cljax.spectral.eigenpairs import Status, status_names
 from cljax.training.config import write_text
 from cljax.training.record import Record
 
 TIMING_FIELDS = ("seconds_training", "seconds_measuring")
 """Fields of a row that differ from run to run."""
+
+FAILED = frozenset(status_names([status for status in Status if status > Status.LIKELY]))
+"""What a row says of an eigenvalue whose error is above the tolerance."""
 
 
 def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
@@ -39,9 +43,10 @@ def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
         fields[f"hessian_{end}"] = spectrum.values[ends[end]].tolist()
         fields[f"hessian_{end}_residual"] = spectrum.residual_norms[ends[end]].tolist()
         fields[f"hessian_{end}_error"] = spectrum.value_errors[ends[end]].tolist()
-        fields[f"hessian_{end}_converged"] = spectrum.converged[ends[end]].tolist()
+        fields[f"hessian_{end}_status"] = status_names(spectrum.status[ends[end]])
         fields[f"hessian_{end}_overlap"] = spectrum.overlaps[ends[end]].tolist()
     fields["hessian_products"] = int(spectrum.num_products)
+    fields["hessian_method"] = spectrum.method
     fields["hessian_orthogonality"] = float(spectrum.orthogonality)
     fields["hessian_asymmetry"] = float(spectrum.asymmetry)
     fields["hessian_jumped"] = bool(spectrum.jumped)
@@ -50,7 +55,7 @@ def record_fields(record: Record, num_bottom: int) -> dict[str, Any]:
         fields["gauss_newton_top"] = float(host.gauss_newton.values[-1])
         fields["gauss_newton_residual"] = float(host.gauss_newton.residual_norms[-1])
         fields["gauss_newton_error"] = float(host.gauss_newton.value_errors[-1])
-        fields["gauss_newton_converged"] = bool(host.gauss_newton.converged[-1])
+        fields["gauss_newton_status"] = status_names(host.gauss_newton.status)[-1]
         fields["gauss_newton_products"] = int(host.gauss_newton.num_products)
     for name in ("structure_min", "structure_max", "structure_spread"):
         if getattr(host, name) is not None:

@@ -2,8 +2,8 @@
 
 import jax
 
-from cljax._pytree import pytree_dataclass
-from cljax.spectral.eigenpairs import Eigenpairs
+from cljax._pytree import pytree_dataclass, static
+from cljax.spectral.eigenpairs import Eigenpairs, Status
 
 
 @pytree_dataclass
@@ -14,26 +14,38 @@ class Spectrum:
         values: (k,), ascending, bottom ones first.
         residual_norms: (k,), ‖A v − θ v‖ of each.
         value_errors: (k,), estimate of each value's error, see ``spectral.Eigenpairs``.
-        converged: (k,) bool.
+        status: (k,) int32, of ``spectral.Status``: whether each is accurate, and how far it is known to be extreme.
         overlaps: (k,), |⟨v, v'⟩| with the vector in the same place at the measurement before; 0 at the first.
-        num_products: int32 scalar, products used.
+        num_products: int32 scalar, products used, those of the check at the first measurement included.
         orthogonality: scalar, greatest entry of |Vᵀ V − I|.
         asymmetry: scalar, greatest |⟨u, A v⟩ − ⟨v, A u⟩| of basis vectors.
         jumped: scalar bool, whether the spectrum had changed too much for a warm start.
         cold: scalar bool, whether it rests on a random start: after a cold start or a jump. Else no more extreme
             eigenvalue is hidden only as far as kept vectors and check directions show, see ``spectral.Status.TRACKED``.
+        method: of the Hessian's products, see ``curvature.hessian``; empty for other matrices.
     """
 
     values: jax.Array
     residual_norms: jax.Array
     value_errors: jax.Array
-    converged: jax.Array
+    status: jax.Array
     overlaps: jax.Array
     num_products: jax.Array
     orthogonality: jax.Array
     asymmetry: jax.Array
     jumped: jax.Array
     cold: jax.Array
+    method: str = static(default="")
+
+    @property
+    def converged(self) -> jax.Array:
+        """(k,) bool, see ``spectral.Eigenpairs``; never of a warm start without a jump."""
+        return self.status <= Status.ROUNDING
+
+    @property
+    def accurate(self) -> jax.Array:
+        """(k,) bool: the error is at most the tolerance or the rounding, see ``spectral.Eigenpairs``."""
+        return self.status <= Status.LIKELY
 
 
 @pytree_dataclass

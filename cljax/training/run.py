@@ -131,6 +131,7 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         basis_size=config.basis_size,
         sharded_basis=config.sharded_basis,
         max_products=config.max_products,
+        weight_decay=config.tracked_decay,
         microbatch_size=config.microbatch_size,
         structure_examples=config.structure_examples,
     )

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 
 from cljax.curvature.base import LinearOperator
+from cljax.curvature.diagonal import shift
 from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
 from cljax.parallel.distributed import is_writer
 from cljax.parallel.placement import host_values
 from cljax.spectral.density import SpectralDensity, spectral_density
-from cljax.spectral.eigenpairs import Eigenpairs
+from cljax.spectral.eigenpairs import Eigenpairs, status_names
 from cljax.spectral.extremes import extreme_eigenpairs
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.config import RunConfig, write_text
@@ -76,7 +77,8 @@ def checkpoint_spectrum(
     num_probes = config.density_probes if num_probes is None else num_probes
     num_steps = config.density_steps if num_steps is None else num_steps
     densities, extremes = {}, {}
-    for name, op in operators.items():
+    for name, plain in operators.items():
+        op = shift(plain, config.tracked_decay)
         key, extreme_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restored.step))
         densities[name] = host_values(spectral_density(op, key, num_probes=num_probes, num_steps=num_steps))
         extremes[name] = extreme_eigenpairs(
@@ -105,6 +107,6 @@ def _as_json(found: CheckpointSpectrum) -> dict[str, Any]:
             "weights": density.weights.tolist(),
             "extreme_values": host_values(extremes.values).tolist(),
             "extreme_residual_norms": host_values(extremes.residual_norms).tolist(),
-            "extreme_converged": host_values(extremes.converged).tolist(),
+            "extreme_status": status_names(host_values(extremes.status)),
         }
     return fields

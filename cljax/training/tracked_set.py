@@ -115,7 +115,7 @@ def aligned(pairs: Eigenpairs, previous: Eigenpairs, cold: jax.Array) -> tuple[E
         values=pairs.values,
         residual_norms=pairs.residual_norms,
         value_errors=pairs.value_errors,
-        converged=pairs.converged,
+        status=pairs.status,
         overlaps=jnp.abs(products),
         num_products=pairs.num_products,
         orthogonality=pairs.orthogonality,

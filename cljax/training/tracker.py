@@ -13,7 +13,7 @@ from cljax._checks import check_inexact_tree, check_key, check_positive_int, che
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.curvature.checks import check_operator
-from cljax.curvature.diagonal import precondition
+from cljax.curvature.diagonal import precondition, shift
 from cljax.curvature.gauss_newton import gauss_newton
 from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
@@ -50,6 +50,8 @@ class Tracker:
         max_products: most products for each spectrum.
         cold_every: every how many measurements one starts cold, so that an eigenvalue that warm starts have missed is
             found then at the latest; about ten products more than a warm start.
+        weight_decay: λ of a penalty λ/2 ‖θ‖² whose Hessian, λ I, is added to the matrices tracked; 0 for the curvature
+            of the loss alone. Loss and gradient in the record are without.
         basis_size: most vectors kept during a measurement, None for as many as there are products.
         sharded_basis: spread the vectors of a measurement, and those kept between measurements, over all
             devices of the mesh on which the parameters lie, see ``spectral.Memory``.
@@ -83,6 +85,7 @@ class Tracker:
     criterion: str = "value"
     max_products: int = 100
     cold_every: int = 50
+    weight_decay: float = 0.0
     basis_size: int | None = None
     sharded_basis: bool = False
     microbatch_size: int | None = None
@@ -111,6 +114,8 @@ class Tracker:
         check_positive_int("max_products", self.max_products)
         check_positive_int("cold_every", self.cold_every)
         check_tol("tol", self.tol)
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay: expected a finite number of at least 0, got {self.weight_decay}")
         choose_driver(self.driver)
         if self.criterion not in CRITERIA:
             raise ValueError(f"criterion: expected one of {list(CRITERIA)}, got {self.criterion!r}")
@@ -200,19 +205,22 @@ class Tracker:
         if objective_fn is None:
             batch, objective_fn = as_batch(batch), objective(self.apply_fn, self.loss)  # type: ignore[arg-type]
         loss, gradient, gradient_norm = _loss_and_gradient(objective_fn, params, batch)
-        op: LinearOperator = hessian(objective_fn, params, batch, microbatch_size=self.microbatch_size)
+        product = hessian(objective_fn, params, batch, microbatch_size=self.microbatch_size)
+        op = self._decayed(product)
         if preconditioner is not None:
             op = precondition(op, preconditioner)
-        self._check_once(op, state, probe_key)
+        num_checks = self._check_once(op, state, probe_key)
         num_top = self.num_top if self.max_top is None else int(state.num_tracked)
         start = take_tracked(state.hessian, num_top, self.num_bottom)
         cold = state.num_measurements % self.cold_every == 0
         pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom, cold)
+        number = found.num_products + num_checks
+        found = dataclasses.replace(found, num_products=number, method=product.method_used)
         gauss, gauss_found, energy, structure = None, None, None, None
         if self.apply_fn is not None and self.loss is not None:
             if state.gauss_newton is not None:
                 size = self.microbatch_size
-                gauss_op = gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size)
+                gauss_op = self._decayed(gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size))
                 gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0, cold)
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
             scores = jax.eval_shape(self.apply_fn, params, batch.inputs)
@@ -231,8 +239,8 @@ class Tracker:
         )
         tracked, places = state.num_tracked, state.hessian.values.shape[0] - self.num_bottom
         if threshold is not None and self.max_top is not None:
-            number = next_num_top(pairs.values[self.num_bottom :], threshold, num_top, self.num_top, self.max_top)
-            tracked = jnp.full_like(tracked, number)  # on the same devices
+            most = next_num_top(pairs.values[self.num_bottom :], threshold, num_top, self.num_top, self.max_top)
+            tracked = jnp.full_like(tracked, most)  # on the same devices
         kept = place_pairs(put_tracked(pairs, num_top, self.num_bottom, places), op.struct, self._memory)
         return TrackerState(kept, gauss, state.num_measurements + 1, tracked), record
 
@@ -240,13 +248,17 @@ class Tracker:
     def _memory(self) -> Memory:
         return Memory(self.basis_size, sharded=self.sharded_basis)
 
-    def _check_once(self, op: LinearOperator, state: TrackerState, key: jax.Array) -> None:
+    def _decayed(self, op: LinearOperator) -> LinearOperator:
+        return shift(op, self.weight_decay) if self.weight_decay else op
+
+    def _check_once(self, op: LinearOperator, state: TrackerState, key: jax.Array) -> int:
         count = state.num_measurements
         if not self.check_operator or isinstance(count, jax.core.Tracer) or count > 0:
-            return
+            return 0
         report = check_operator(op, key)
         if report.finite and not report.ok:
             raise ValueError(f"objective: {report.explain()}")
+        return report.num_products
 
     def _extremes(
         self,
