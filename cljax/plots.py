@@ -67,7 +67,7 @@ def plot_run(rows: list[dict[str, Any]], directory: pathlib.Path, config: RunCon
 
 
 def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, config: RunConfig) -> pathlib.Path:
-    """Spectral densities of Hessian and Gauss-Newton matrix, one above the other.
+    """Spectral densities of Hessian and Gauss-Newton matrix, one above the other, and beside them those of log₁₀|λ|.
 
     Args:
         found: the densities.
@@ -79,9 +79,11 @@ def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, config: RunConf
     """
     names = {"hessian": ("Hessian", _BLUE), "gauss_newton": ("Gauss-Newton", _ORANGE)}
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 5.6), layout="constrained")
-        axes = figure.subplots(2, 1, sharex=True, sharey=True)
-        for ax, (name, (label, color)) in zip(axes, names.items(), strict=True):
+        figure = Figure(figsize=(11, 5.6), layout="constrained")
+        grid = figure.subplots(2, 2, sharex="col", sharey="col", width_ratios=(3, 2))
+        axes = grid[:, 0]
+        for ax, log_ax, (name, (label, color)) in zip(axes, grid[:, 1], names.items(), strict=True):
+            _draw_log_density(log_ax, found.densities[name], color)
             extremes = np.asarray(found.extremes[name].values)
             _draw_density(ax, found.densities[name], label, color)
             for index, value in enumerate(extremes):
@@ -90,6 +92,7 @@ def plot_spectrum(found: CheckpointSpectrum, path: pathlib.Path, config: RunConf
             ax.legend(loc="upper center")
         axes[0].set_title(f"{run_title(config)}: spectral density at step {found.step}", loc="left")
         axes[1].set_xlabel("eigenvalue  [loss / parameter²]")
+        grid[1, 1].set_xlabel("|eigenvalue|  [loss / parameter²]")
         return _save(figure, path)
 
 
@@ -160,6 +163,20 @@ def _draw_density(ax: Axes, density: SpectralDensity, label: str, color: str) ->
     ax.plot(grid, seen, color=color, label=f"{label} ± standard error, σ = {sigma:.2g}")
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
+
+
+def _draw_log_density(ax: Axes, density: SpectralDensity, color: str) -> None:
+    found = density.log_density()
+    grid = np.asarray(found.grid)
+    for sign, tint in (("positive", color), ("negative", _RED)):
+        mean, error = (np.asarray(getattr(found, name)) for name in (sign, f"{sign}_error"))
+        ax.fill_between(grid, np.maximum(mean - error, 0), mean + error, color=tint, alpha=0.25, lw=0)
+        ax.plot(grid, mean, color=tint, label=sign)
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("share of eigenvalues  [1 / decade]")
+    below = float(found.mass_below)
+    ax.legend(title=f"below {float(found.floor):.1g}: {below:.1%}" if below > 0 else None, loc="upper left")
 
 
 def _loss_figure(rows: list[dict[str, Any]], title: str, unit: str) -> Figure:

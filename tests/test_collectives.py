@@ -69,9 +69,9 @@ def on_one_device():
         return spectral.extreme_eigenpairs(op, KEY, num_top=2, num_bottom=1, max_products=60, memory=Memory(61))
 
 
-def check(found, op, name):
+def check(found, op, name, warm=False):
     expected, layout = on_one_device(), memory(name).layout(op.struct)
-    assert found.converged.all()
+    assert (found.accurate if warm else found.converged).all()
     np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-10)
     size = {leaf: x.nbytes for leaf, x in found.vectors.items()}
     for leaf, x in found.vectors.items():
@@ -99,7 +99,7 @@ def test_warm_starts_keep_their_places(x64):
     options = {**OPTIONS, "memory": memory("spread", 61), "tol": 1e-6}
     found = spectral.extreme_eigenpairs(op, KEY, **options)
     again = spectral.extreme_eigenpairs(op, KEY, start=found, **options)
-    check(again, op, "data, spread over model")
+    check(again, op, "data, spread over model", warm=True)
     assert again.num_products <= 6
     assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(again.vectors), jax.tree.leaves(found.vectors)))
 

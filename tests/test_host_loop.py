@@ -106,6 +106,25 @@ def test_a_search_goes_on_exactly(name, tmp_path):
     assert same(spectral.extreme_eigenpairs(streamed(Data()), KEY, driver=loop, **options), whole)
 
 
+@pytest.mark.parametrize("reorthogonalize", [True, False])
+def test_a_density_goes_on_exactly(reorthogonalize, tmp_path):
+    options = {"num_probes": 3, "num_steps": 6, "reorthogonalize": reorthogonalize}
+    whole = spectral.spectral_density(streamed(Data()), KEY, **options)
+    path = tmp_path / "density.npz"
+    loop = spectral.HostLoop(checkpoint=path, checkpoint_every=2)
+    with pytest.raises(StoppedError):  # in the second probe, at its fourth product
+        spectral.spectral_density(streamed(Data(10, stop)), KEY, driver=loop, **options)
+    own = ["density.npz.probe1"] if reorthogonalize else []
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["density.npz", *own]
+    data = Data()
+    assert same(spectral.spectral_density(streamed(data), KEY, driver=loop, **options), whole)
+    # what was saved is not multiplied again, but for one product that is compared
+    assert data.passes == (5 + 6 if reorthogonalize else 12)
+    assert [file.name for file in tmp_path.iterdir()] == ["density.npz"]
+    with pytest.raises(ValueError, match="is of another run .*products.* differ"):
+        spectral.spectral_density(streamed(Data()), KEY, driver=loop, **{**options, "num_steps": 5})
+
+
 def search(path, scale=1.0, seed=0, num_top=1, matrix=MATRICES["path"]):
     op = operator(scale * matrix)
     loop = spectral.HostLoop(checkpoint=path)
@@ -191,8 +210,8 @@ def test_where_it_cannot_run():
         jax.jit(lambda op: spectral.lanczos(op, KEY, 3, driver=spectral.HostLoop()).alphas)(op)
     for loop in (spectral.HostLoop(progress=True), spectral.HostLoop(checkpoint="run.npz")):
         with pytest.raises(ValueError, match="driver: expected no options of the host loop here"):
-            spectral.spectral_density(op, KEY, driver=loop)
-    assert spectral.spectral_density(op, KEY, num_probes=1, num_steps=3, driver=spectral.HostLoop()).dimension == 60
+            spectral.trace(op, KEY, driver=loop)
+    assert spectral.trace(op, KEY, max_products=4, driver=spectral.HostLoop()).num_products == 4
     with pytest.raises(ValueError, match="checkpoint_every: expected an integer of at least 1"):
         spectral.HostLoop(checkpoint_every=0)
     with pytest.raises(TypeError, match="checkpoint: expected the path of a file, got int"):

@@ -62,6 +62,30 @@ def test_reorthogonalized_or_not_is_the_same():
     np.testing.assert_allclose(one.mean, other.mean, atol=40 * 40 * 20 * eps(jnp.float32))
 
 
+@DRIVERS
+def test_stops_at_the_tolerance(driver):
+    matrix = random_symmetric(np.geomspace(1, 2, 40))
+    options = {"num_probes": 400, "num_steps": 12, "driver": driver}
+    found = log_determinant(matrix, tol=0.01, **options)
+    assert found.converged
+    assert 10 <= found.num_probes < 400
+    assert found.num_products == 12 * found.num_probes
+    assert found.standard_error <= 0.01 * abs(found.mean)
+    exact = np.log(np.geomspace(1, 2, 40)).sum()
+    assert abs(found.mean - exact) <= FOUR_SIGMA * found.standard_error
+    part = log_determinant(matrix, tol=1e-5, **{**options, "num_probes": 12})
+    assert not part.converged
+    assert part.num_probes == 12
+    exact_count = count(matrix, 0.0, 5.0, tol=0.01, min_probes=3, **options)  # all: no error but rounding
+    assert exact_count.converged
+    assert exact_count.num_probes == 3
+    np.testing.assert_allclose(exact_count.mean, 40, rtol=1e-5)
+    broken = log_determinant(np.full((40, 40), np.nan), tol=0.1, **options)
+    assert np.isnan(broken.mean)
+    assert not broken.converged
+    assert broken.num_probes == 10
+
+
 def test_each_probe_is_too_great_and_falls_to_the_exact_form(x64):
     values, vectors = np.linalg.eigh(MATRIX)
     exact = np.log(values) @ (vectors.T @ probe_of(jax.random.key(0), 0, 40)) ** 2
@@ -114,6 +138,10 @@ def test_one_probe_has_no_error():
 def test_bad_input():
     with pytest.raises(ValueError, match=r"low: expected an end below high, got \(1.0, 1.0\]"):
         count(MATRIX, 1.0, 1.0)
+    with pytest.raises(ValueError, match="tol: expected"):
+        count(MATRIX, 0.0, 1.0, tol=2.0)
+    with pytest.raises(ValueError, match="min_probes: expected an integer of at least 2"):
+        log_determinant(MATRIX, tol=0.1, min_probes=1)
     with pytest.raises(ValueError, match="num_probes: expected"):
         log_determinant(MATRIX, num_probes=0)
 

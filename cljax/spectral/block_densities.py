@@ -1,5 +1,7 @@
 """Spectral densities of principal blocks: layer by layer, or any other split of the parameters."""
 
+import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +11,7 @@ from cljax._checks import check_key
 from cljax.curvature.base import LinearOperator
 from cljax.curvature.transforms import restrict
 from cljax.spectral.density import spectral_density
+from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.quadrature import SpectralDensity
 
 
@@ -25,7 +28,7 @@ def block_densities(
         key: typed PRNG key.
         blocks: for each name a predicate on the paths of the leaves, as ``curvature.restrict`` takes it; blocks may
             overlap and need not cover all leaves.
-        **kwargs: handed on to ``spectral_density``.
+        **kwargs: handed on to ``spectral_density``; a checkpoint file gets the block's name at its end.
 
     Returns:
         A density for each name, in the order of ``blocks``.
@@ -49,7 +52,10 @@ def block_densities(
         got = type(blocks).__name__
         raise TypeError(f"blocks: expected a mapping from names to predicates on paths, got {got}; name each block")
     keys = jax.random.split(key, max(len(blocks), 1))
-    return {
-        name: spectral_density(restrict(op, predicate), block_key, **kwargs)
-        for (name, predicate), block_key in zip(blocks.items(), keys, strict=False)
-    }
+    driver, found = kwargs.pop("driver", "auto"), {}
+    for (name, predicate), block_key in zip(blocks.items(), keys, strict=False):
+        own = driver
+        if isinstance(driver, HostLoop) and driver.checkpoint is not None:
+            own = dataclasses.replace(driver, checkpoint=f"{os.fspath(driver.checkpoint)}.{name}")
+        found[name] = spectral_density(restrict(op, predicate), block_key, driver=own, **kwargs)
+    return found

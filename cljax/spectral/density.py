@@ -1,20 +1,16 @@
 """Spectral density by stochastic Lanczos quadrature."""
 
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int
 from cljax.curvature.base import LinearOperator, check_symmetric
-from cljax.spectral.driver import choose_driver, run_lanczos
-from cljax.spectral.krylov import KrylovState
+from cljax.spectral.driver import choose_loop
 from cljax.spectral.quadrature import SpectralDensity
-from cljax.spectral.recurrence import each_probe, probe_keys, unit_probe
-from cljax.spectral.ritz import projected_eigh
-from cljax.spectral.three_term import three_term_run, tridiagonal_pairs
+from cljax.spectral.recurrence import probe_keys
+from cljax.spectral.rules import probe_rules
 
 
 def spectral_density(
@@ -37,14 +33,17 @@ def spectral_density(
             recurrence keeps two beside the product, whatever the number of steps: one eigenvalue may then have
             several nodes, which share its weight, and densities, moments and counts keep their value. Only
             without are nodes and weights differentiable: with it derivatives are NaN.
-        driver: "compiled", "host" or "auto", see ``lanczos``.
+        driver: "compiled", "host" or ``HostLoop``, or "auto", see ``lanczos``. A checkpoint file keeps the rules of
+            finished probes; the run of the probe at hand is beside it, in ``PATH.probeN``, but without
+            reorthogonalization, where a probe that was interrupted starts again.
 
     Returns:
         Nodes and weights, from which densities, moments and their standard errors follow. NaN in the operator gives
         NaN nodes.
 
     Raises:
-        ValueError: if ``op`` says that it is not symmetric, a number is below 1 or the driver cannot run here.
+        ValueError: if ``op`` says that it is not symmetric, a number is below 1, the driver cannot run here, or a
+            checkpoint file is broken or that of another run.
         TypeError: if ``key`` is no typed key.
 
     Example:
@@ -65,33 +64,7 @@ def spectral_density(
     dimension = tree.size(op.struct)
     num_steps = min(check_positive_int("num_steps", num_steps), dimension)
     check_key("key", key)
-    chosen = choose_driver(driver, op, key)
-    if not reorthogonalize:
-        nodes, weights = _rules(*each_probe(chosen, op, key, num_probes, three_term_run, num_steps))
-    elif chosen == "compiled":
-        nodes, weights = _rules_compiled(op, probe_keys(key, num_probes), num_steps)
-    else:
-        rules = [_rule(_run(chosen, op, keys, num_steps), num_steps) for keys in probe_keys(key, num_probes)]
-        nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
+    chosen = choose_loop(driver, op, key)
+    keys = probe_keys(key, num_probes)
+    nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
     return SpectralDensity(nodes, weights, num_probes * num_steps, dimension, bool(reorthogonalize))
-
-
-@jax.jit
-def _rules(alphas: jax.Array, betas: jax.Array) -> tuple[jax.Array, jax.Array]:
-    values, vectors = jax.vmap(tridiagonal_pairs)(alphas, betas)
-    return values, vectors[:, 0] ** 2
-
-
-@partial(jax.jit, static_argnames="num_steps")
-def _rules_compiled(op: LinearOperator, keys: jax.Array, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    return jax.lax.map(lambda pair: _rule(_run("compiled", op, pair, num_steps), num_steps), keys)
-
-
-def _run(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> KrylovState:
-    return run_lanczos(driver, op, unit_probe(keys[0], op.struct), keys[1], num_steps)
-
-
-@partial(jax.jit, static_argnames="num_steps")
-def _rule(state: KrylovState, num_steps: int) -> tuple[jax.Array, jax.Array]:
-    values, vectors, _ = projected_eigh(state)
-    return values[:num_steps], vectors[0, :num_steps] ** 2

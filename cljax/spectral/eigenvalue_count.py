@@ -3,11 +3,18 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from cljax import tree
+from cljax._checks import check_positive_int
 from cljax.curvature.base import LinearOperator
-from cljax.spectral.across_probes import check_interval, probed_estimate
-from cljax.spectral.density import spectral_density
+from cljax.spectral.across_probes import check_interval
+from cljax.spectral.driver import choose_loop
 from cljax.spectral.estimate import Estimate
+from cljax.spectral.quadrature import mass_below
+from cljax.spectral.recurrence import probe_keys
+from cljax.spectral.rounds import check_arguments
+from cljax.spectral.rules import estimate_from_rules
 
 
 def eigenvalue_count(
@@ -18,6 +25,8 @@ def eigenvalue_count(
     *,
     num_probes: int = 16,
     num_steps: int = 64,
+    tol: float | None = None,
+    min_probes: int = 10,
     reorthogonalize: bool = True,
     driver: Any = "auto",
 ) -> Estimate:
@@ -31,14 +40,18 @@ def eigenvalue_count(
         key: typed PRNG key.
         low: lower end, in the operator's units; −inf allowed.
         high: upper end, in the operator's units; +inf allowed.
-        num_probes: independent Rademacher probes; the standard error falls with their square root.
+        num_probes: independent Rademacher probes, with ``tol`` the most of them; the standard error falls with their
+            square root.
         num_steps: products for each probe; above n counts as n.
+        tol: None to use all probes, or the standard error, relative to the estimate, at which to stop. With it there is
+            no derivative.
+        min_probes: probes before the first look at the standard error, at least 2, see ``trace``.
         reorthogonalize: as for ``spectral_density``; without, memory does not grow with ``num_steps``, and only then
             are there derivatives: with it they are NaN.
         driver: "compiled", "host" or "auto", see ``lanczos``.
 
     Returns:
-        The estimate, in eigenvalues, ``converged`` False as there is no tolerance. NaN in the operator gives NaN.
+        The estimate, in eigenvalues, ``converged`` False where there is no tolerance. NaN in the operator gives NaN.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, a number is below 1, ``low`` is not below ``high`` or the
@@ -58,7 +71,16 @@ def eigenvalue_count(
         Appl. 23 (2016), section 3.
     """
     check_interval(low, high)
-    found = spectral_density(
-        op, key, num_probes=num_probes, num_steps=num_steps, reorthogonalize=reorthogonalize, driver=driver
+    num_probes, min_probes = check_arguments(op, key, tol, num_probes, min_probes, name="num_probes")
+    dimension = tree.size(op.struct)
+    num_steps = min(check_positive_int("num_steps", num_steps), dimension)
+    chosen, keys = choose_loop(driver, op, key), probe_keys(key, num_probes)
+    return estimate_from_rules(
+        chosen, op, keys, num_steps, bool(reorthogonalize), _samples, (dimension, low, high), tol, min_probes
     )
-    return probed_estimate(found.eigenvalue_count_samples(low, high), found.num_products)
+
+
+@jax.jit
+def _samples(nodes: jax.Array, weights: jax.Array, dimension: int, low: Any, high: Any) -> jax.Array:
+    below, above = (mass_below(nodes, weights, jnp.asarray([end], nodes.dtype), 0)[:, 0] for end in (low, high))
+    return dimension * (above - below)

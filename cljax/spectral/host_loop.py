@@ -17,7 +17,7 @@ from cljax.spectral.ritz import ritz_pairs
 
 @dataclasses.dataclass(frozen=True)
 class HostLoop:
-    """``driver="host"`` with options, for ``lanczos`` and ``extreme_eigenpairs``.
+    """``driver="host"`` with options, for ``lanczos``, ``extreme_eigenpairs`` and ``spectral_density``.
 
     A run with a checkpoint file that is killed and called again, with the same arguments and in the same environment,
     goes on from its last checkpoint and gives the coefficients of a run that was never interrupted, bit for bit on

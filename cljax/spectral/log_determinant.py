@@ -5,10 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax import tree
+from cljax._checks import check_positive_int
 from cljax.curvature.base import LinearOperator
-from cljax.spectral.across_probes import probed_estimate
-from cljax.spectral.density import spectral_density
+from cljax.spectral.driver import choose_loop
 from cljax.spectral.estimate import Estimate
+from cljax.spectral.recurrence import probe_keys
+from cljax.spectral.rounds import check_arguments
+from cljax.spectral.rules import estimate_from_rules
 
 
 def log_determinant(
@@ -18,6 +22,8 @@ def log_determinant(
     shift: jax.Array | float = 0.0,
     num_probes: int = 16,
     num_steps: int = 64,
+    tol: float | None = None,
+    min_probes: int = 10,
     reorthogonalize: bool = True,
     driver: Any = "auto",
 ) -> Estimate:
@@ -31,14 +37,18 @@ def log_determinant(
         op: symmetric operator on n-dimensional vectors; A + shift·I positive definite.
         key: typed PRNG key.
         shift: added to all eigenvalues, in the operator's units; it costs no product.
-        num_probes: independent Rademacher probes; the standard error falls with their square root.
+        num_probes: independent Rademacher probes, with ``tol`` the most of them; the standard error falls with their
+            square root.
         num_steps: products for each probe; above n counts as n.
+        tol: None to use all probes, or the standard error, relative to the estimate, at which to stop. With it there is
+            no derivative.
+        min_probes: probes before the first look at the standard error, at least 2, see ``trace``.
         reorthogonalize: as for ``spectral_density``; without, memory does not grow with ``num_steps``, and only then
             are there derivatives: with it they are NaN.
         driver: "compiled", "host" or "auto", see ``lanczos``.
 
     Returns:
-        The estimate, ``converged`` False as there is no tolerance. NaN where a node of the quadrature is not above
+        The estimate, ``converged`` False where there is no tolerance. NaN where a node of the quadrature is not above
         8 eps times the greatest: there rounding hides the sign of an eigenvalue. Finite values are no proof that the
         operator is positive definite: nodes lie between the eigenvalues.
 
@@ -58,10 +68,13 @@ def log_determinant(
         section 5.1; sign of the quadrature's error: Golub and Meurant, Matrices, Moments and Quadrature with
         Applications (2010), theorem 6.4.
     """
-    found = spectral_density(
-        op, key, num_probes=num_probes, num_steps=num_steps, reorthogonalize=reorthogonalize, driver=driver
+    num_probes, min_probes = check_arguments(op, key, tol, num_probes, min_probes, name="num_probes")
+    dimension = tree.size(op.struct)
+    num_steps = min(check_positive_int("num_steps", num_steps), dimension)
+    chosen, keys = choose_loop(driver, op, key), probe_keys(key, num_probes)
+    return estimate_from_rules(
+        chosen, op, keys, num_steps, bool(reorthogonalize), _samples, (dimension, shift), tol, min_probes
     )
-    return probed_estimate(_samples(found.nodes, found.weights, found.dimension, shift), found.num_products)
 
 
 @jax.jit

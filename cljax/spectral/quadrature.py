@@ -103,7 +103,7 @@ class SpectralDensity(ProbedSpectrum):
             Szegő, Orthogonal Polynomials, section 3.41 (the Chebyshev-Markov-Stieltjes inequalities).
         """
         grid = self._as_grid(grid)
-        low, high = (_mass_below(self.nodes, self.weights, grid, more) for more in (-1, 1))
+        low, high = (mass_below(self.nodes, self.weights, grid, more) for more in (-1, 1))
         return jnp.mean(low, axis=0), jnp.mean(high, axis=0)
 
     def log_density(self, grid: Any = None, sigma: float = 0.1, floor: float | None = None) -> LogDensity:
@@ -152,15 +152,15 @@ class SpectralDensity(ProbedSpectrum):
         return jnp.sum(self.weights * self.nodes**power, axis=1)
 
     def _cumulative(self, grid: jax.Array) -> jax.Array:
-        return _mass_below(self.nodes, self.weights, grid, 0)
+        return mass_below(self.nodes, self.weights, grid, 0)
 
     def _as_grid(self, grid: Any) -> jax.Array:
         return check_points("grid", jnp.asarray(grid, self.nodes.dtype))
 
 
 @jax.jit
-def _mass_below(nodes: jax.Array, weights: jax.Array, grid: jax.Array, more: int) -> jax.Array:
-    """Mass of the nodes at or below each point, and of ``more`` nodes above, (num_probes, g)."""
+def mass_below(nodes: jax.Array, weights: jax.Array, grid: jax.Array, more: int) -> jax.Array:
+    """Mass of the nodes at or below each point, and of ``more`` nodes above: (num_probes, g) from (num_probes, m)."""
 
     def one(nodes: jax.Array, weights: jax.Array) -> jax.Array:
         mass = jnp.concatenate([jnp.zeros(1, weights.dtype), jnp.cumsum(weights)])

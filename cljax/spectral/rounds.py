@@ -40,15 +40,18 @@ class Scheme:
     estimate: Callable[[Any], tuple[PyTree, PyTree]]
 
 
-def check_arguments(op: Any, key: Any, tol: Any, max_products: Any, min_probes: Any) -> tuple[int, int]:
+def check_arguments(
+    op: Any, key: Any, tol: Any, number: Any, min_probes: Any, name: str = "max_products"
+) -> tuple[int, int]:
     """Check what all stochastic estimators take.
 
     Args:
         op: symmetric operator.
         key: typed PRNG key.
         tol: None or a relative tolerance.
-        max_products: at least 1.
+        number: most products or probes, at least 1.
         min_probes: at least 2.
+        name: of ``number``, for the message.
 
     Returns:
         The two numbers as ints.
@@ -57,7 +60,7 @@ def check_arguments(op: Any, key: Any, tol: Any, max_products: Any, min_probes: 
     check_key("key", key)
     if tol is not None:
         check_tol("tol", tol)
-    return check_positive_int("max_products", max_products), check_positive_int("min_probes", min_probes, 2)
+    return check_positive_int(name, number), check_positive_int("min_probes", min_probes, 2)
 
 
 def probe_like(key: jax.Array, index: jax.Array | int, like: PyTree, distribution: str) -> PyTree:
@@ -108,7 +111,7 @@ def run_rounds(
         The last state and the estimate.
     """
     shardings = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(op.struct))
-    looks = () if tol is None else _looks(num_rounds, min_rounds)
+    looks = () if tol is None else look_schedule(num_rounds, min_rounds)
     target = 0.0 if tol is None else tol
     if driver == "compiled":
         state = _compiled(op, state, target, scheme, num_rounds, looks, shardings)
@@ -117,8 +120,8 @@ def run_rounds(
     return state, _finish(state, target, scheme, bool(looks), min_rounds)
 
 
-def _looks(num_rounds: int, min_rounds: int) -> tuple[int, ...]:
-    """After which rounds the error is looked at."""
+def look_schedule(num_rounds: int, min_rounds: int) -> tuple[int, ...]:
+    """After which rounds the error is looked at, from ``min_rounds`` to ``num_rounds``."""
     looks = [min(min_rounds, num_rounds)]
     while looks[-1] < num_rounds:
         looks.append(min(max(looks[-1] + 1, int(_GROWTH * looks[-1])), num_rounds))

@@ -65,7 +65,18 @@ def save_run(path: pathlib.Path, parts: Mapping[str, str], run: SavedRun) -> Non
     """
     arrays = {name: np.asarray(getattr(run.state, name)) for name in _FIELDS}
     arrays |= {f"basis{index}": rows for index, rows in enumerate(run.rows)}
-    arrays |= {"jumped": np.asarray(run.jumped), "done": np.asarray(run.done), "parts": np.asarray(json.dumps(parts))}
+    save_arrays(path, parts, arrays | {"jumped": np.asarray(run.jumped), "done": np.asarray(run.done)})
+
+
+def save_arrays(path: pathlib.Path, parts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays with the fingerprint of what they come from; the file is replaced at once or not at all.
+
+    Args:
+        path: the file.
+        parts: the fingerprint.
+        arrays: by name.
+    """
+    arrays = {**arrays, "parts": np.asarray(json.dumps(parts))}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
@@ -92,13 +103,33 @@ def load_run(path: pathlib.Path, parts: Mapping[str, str], num_leaves: int) -> S
     Raises:
         ValueError: if the file cannot be read, is broken, or is that of another run.
     """
+    names = (*_FIELDS, "jumped", "done", *(f"basis{index}" for index in range(num_leaves)))
+    found = load_arrays(path, parts, names)
+    if found is None:
+        return None
+    fields = {name: jnp.asarray(found[name]) for name in _FIELDS}
+    rows = [found[f"basis{index}"] for index in range(num_leaves)]
+    return SavedRun(KrylovState(basis=None, vector=None, **fields), rows, bool(found["jumped"]), bool(found["done"]))
+
+
+def load_arrays(path: pathlib.Path, parts: Mapping[str, str], names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Read what ``save_arrays`` wrote.
+
+    Args:
+        path: the file.
+        parts: the fingerprint that it must have.
+        names: of the arrays.
+
+    Returns:
+        The arrays by name, or None if there is no file.
+
+    Raises:
+        ValueError: if the file cannot be read, is broken, or is that of another run.
+    """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-        saved = json.loads(str(found["parts"]))
-        fields = {name: jnp.asarray(found[name]) for name in _FIELDS}
-        rows = [found[f"basis{index}"] for index in range(num_leaves if saved == dict(parts) else 0)]
-        jumped, done = bool(found["jumped"]), bool(found["done"])
+            saved = json.loads(str(file["parts"]))
+            found = {name: file[name] for name in (names if saved == dict(parts) else ())}
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -110,7 +141,7 @@ def load_run(path: pathlib.Path, parts: Mapping[str, str], num_leaves: int) -> S
     differing = ", ".join(sorted(name for name in {*saved, *parts} if saved.get(name) != parts.get(name)))
     if differing:
         raise ValueError(f"checkpoint: {path} is of another run ({differing} differ); delete it, or give another path")
-    return SavedRun(KrylovState(basis=None, vector=None, **fields), rows, jumped, done)
+    return found
 
 
 def check_repeated(path: pathlib.Path, found: np.ndarray, saved: KrylovState, tolerance: float) -> None:

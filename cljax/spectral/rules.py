@@ -1,0 +1,201 @@
+"""Gauss rules of random probes by Lanczos: of all of them, or of as many as an estimate needs.
+
+A host loop keeps the rules that it has in a file, beside which the run of the probe at hand has its own; what is kept
+of a finished probe is its rule alone.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import tree
+from cljax.curvature.base import LinearOperator
+from cljax.spectral.across_probes import probed_estimate
+from cljax.spectral.driver import linearized, run_lanczos
+from cljax.spectral.estimate import Estimate, mean_and_error, within
+from cljax.spectral.host_loop import HostLoop
+from cljax.spectral.krylov import KrylovState
+from cljax.spectral.recurrence import unit_probe
+from cljax.spectral.ritz import projected_eigh
+from cljax.spectral.rounds import look_schedule
+from cljax.spectral.run_file import fingerprint, load_arrays, save_arrays
+from cljax.spectral.three_term import three_term_run, tridiagonal_pairs
+
+Rule = tuple[jax.Array, jax.Array]
+
+
+def probe_rules(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool) -> Rule:
+    """The rule of each probe.
+
+    Args:
+        driver: "compiled" or a ``HostLoop``.
+        op: symmetric operator.
+        keys: (num_probes, 2), of each probe and of all else that is random in its run.
+        num_steps: static, m.
+        reorthogonalize: static, with a basis or by three terms.
+
+    Returns:
+        Nodes and weights, each (num_probes, m).
+
+    Raises:
+        ValueError: if a file of the loop is broken, or that of another run.
+    """
+    if driver == "compiled":
+        return _compiled(op, keys, num_steps, reorthogonalize)
+    rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize))
+    nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
+    return nodes, weights
+
+
+def estimate_from_rules(
+    driver: Any,
+    op: LinearOperator,
+    keys: jax.Array,
+    num_steps: int,
+    reorthogonalize: bool,
+    sample: Callable[..., jax.Array],
+    args: tuple[Any, ...],
+    tol: float | None,
+    min_probes: int,
+) -> Estimate:
+    """Mean over probes of a number that a rule gives, until its standard error meets a tolerance.
+
+    Args:
+        driver: as for ``probe_rules``.
+        op: as for ``probe_rules``.
+        keys: as for ``probe_rules``, of the most probes.
+        num_steps: as for ``probe_rules``.
+        reorthogonalize: as for ``probe_rules``.
+        sample: static, ``sample(nodes, weights, *args)`` of arrays (p, m) -> (p,); a function of a module.
+        args: pytrees of arrays, handed on.
+        tol: None for all probes, or what counts as converged, relative to the mean.
+        min_probes: static, probes before the first look at the error.
+
+    Returns:
+        The estimate; with ``tol`` it cannot be differentiated in reverse mode.
+    """
+    num_probes = keys.shape[0]
+    if tol is None:
+        nodes, weights = probe_rules(driver, op, keys, num_steps, reorthogonalize)
+        return probed_estimate(sample(nodes, weights, *args), num_steps * num_probes)
+    looks = look_schedule(num_probes, min_probes)
+    count: Any = 0
+    if driver == "compiled":
+        samples, count = _until(op, keys, jnp.asarray(tol), args, num_steps, reorthogonalize, sample, looks)
+    else:
+        samples = jnp.zeros(num_probes, jnp.result_type(*jax.tree.leaves(op.struct), jnp.float32))
+        for nodes, weights in _on_host(driver, op, keys, num_steps, reorthogonalize):
+            samples = samples.at[count].set(sample(nodes[None], weights[None], *args)[0])
+            count += 1
+            if count in looks and _settled(samples, count, tol):
+                break
+    mean, error = mean_and_error(samples, count)
+    count = jnp.asarray(count, jnp.int32)
+    return Estimate(mean, error, num_steps * count, count, within(mean, error, tol) & (count >= min_probes))
+
+
+@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize"))
+def _compiled(op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool) -> Rule:
+    one = _rule_fn(op, num_steps, reorthogonalize)
+    return jax.lax.map(one, keys)
+
+
+@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "sample", "looks"))
+def _until(
+    op: LinearOperator,
+    keys: jax.Array,
+    tol: jax.Array,
+    args: tuple[Any, ...],
+    num_steps: int,
+    reorthogonalize: bool,
+    sample: Callable[..., jax.Array],
+    looks: tuple[int, ...],
+) -> tuple[jax.Array, jax.Array]:
+    one, num_probes = _rule_fn(op, num_steps, reorthogonalize), keys.shape[0]
+    due = np.isin(np.arange(num_probes + 1), looks)
+
+    def take(key: jax.Array) -> jax.Array:
+        nodes, weights = one(key)
+        return sample(nodes[None], weights[None], *args)[0]
+
+    def step(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        samples, count, _ = carry
+        samples, count = samples.at[count].set(take(keys[count])), count + 1
+        return samples, count, jnp.asarray(due)[count] & _settled(samples, count, tol)
+
+    def go_on(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return ~carry[2] & (carry[1] < num_probes)
+
+    samples = jnp.zeros(num_probes, jax.eval_shape(take, keys[0]).dtype)
+    return jax.lax.while_loop(go_on, step, (samples, jnp.zeros((), jnp.int32), jnp.array(False)))[:2]
+
+
+@jax.jit
+def _settled(samples: jax.Array, count: Any, tol: Any) -> jax.Array:
+    """Whether the tolerance is met, or nothing finite is left to estimate."""
+    mean, error = mean_and_error(samples, count)
+    return within(mean, error, tol) | ~jnp.isfinite(mean)
+
+
+def _on_host(
+    loop: HostLoop, op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool
+) -> Iterator[Rule]:
+    product: Any = None if reorthogonalize else linearized(op)
+    path, parts, rules = None, {}, list[Rule]()
+    if loop.checkpoint is not None:
+        path = pathlib.Path(loop.checkpoint)
+        parts = fingerprint(op, {"keys": keys}, {"products": num_steps, "reorthogonalize": reorthogonalize})
+        saved = load_arrays(path, parts, ("nodes", "weights"))
+        if saved is not None:
+            rules = [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(saved["nodes"], saved["weights"], strict=True)]
+        yield from rules
+    for index in range(len(rules), keys.shape[0]):
+        own = None if path is None else path.with_name(f"{path.name}.probe{index}")
+        if reorthogonalize:
+            state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps)
+            rules.append(_rule(state, num_steps))
+        else:
+            probe = tree.place_like(_probe(keys[index, 0], tree.zeros_like(op.struct)), op.struct)
+            rules.append(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps)))
+        if path is not None and own is not None:
+            nodes, weights = (np.stack(x) for x in zip(*rules, strict=True))
+            save_arrays(path, parts, {"nodes": nodes, "weights": weights})
+            own.unlink(missing_ok=True)
+        yield rules[-1]
+
+
+def _rule_fn(op: LinearOperator, num_steps: int, reorthogonalize: bool) -> Callable[[jax.Array], Rule]:
+    product: Any = None if reorthogonalize else op.linearize()
+
+    def one(keys: jax.Array) -> Rule:
+        if reorthogonalize:
+            return _rule(_run("compiled", op, keys, num_steps), num_steps)
+        probe = unit_probe(keys[0], op.struct)
+        return _three_term_rule(*three_term_run("compiled", product, op.struct, probe, num_steps))
+
+    return one
+
+
+def _run(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> KrylovState:
+    return run_lanczos(driver, op, unit_probe(keys[0], op.struct), keys[1], num_steps)
+
+
+@partial(jax.jit, static_argnames="num_steps")
+def _rule(state: KrylovState, num_steps: int) -> Rule:
+    values, vectors, _ = projected_eigh(state)
+    return values[:num_steps], vectors[0, :num_steps] ** 2
+
+
+@jax.jit
+def _three_term_rule(alphas: jax.Array, betas: jax.Array) -> Rule:
+    values, vectors = tridiagonal_pairs(alphas, betas)
+    return values, vectors[0] ** 2
+
+
+_probe = jax.jit(unit_probe)
