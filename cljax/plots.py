@@ -168,15 +168,19 @@ def _draw_density(ax: Axes, density: SpectralDensity, label: str, color: str) ->
 def _draw_log_density(ax: Axes, density: SpectralDensity, color: str) -> None:
     found = density.log_density()
     grid = np.asarray(found.grid)
+    floor = 0.1 / density.dimension  # a tenth of one eigenvalue
     for sign, tint in (("positive", color), ("negative", _RED)):
         mean, error = (np.asarray(getattr(found, name)) for name in (sign, f"{sign}_error"))
-        ax.fill_between(grid, np.maximum(mean - error, 0), mean + error, color=tint, alpha=0.25, lw=0)
-        ax.plot(grid, mean, color=tint, label=sign)
+        seen = np.where(mean > floor, mean, np.nan)
+        ax.fill_between(grid, np.maximum(seen - error, floor), seen + error, color=tint, alpha=0.25, lw=0)
+        ax.plot(grid, seen, color=tint, label=sign)
     ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
-    ax.set_ylabel("share of eigenvalues  [1 / decade]")
+    ax.set_yscale("log")
+    ax.set_ylim(floor, 30)
+    ax.set_ylabel("density  [1 / decade]")
     below = float(found.mass_below)
-    ax.legend(title=f"below {float(found.floor):.1g}: {below:.1%}" if below > 0 else None, loc="upper left")
+    title = f"{below:.0%} below {float(found.floor):.0e}" if below > 0 else None
+    ax.legend(title=title, loc="upper right", ncols=2)
 
 
 def _loss_figure(rows: list[dict[str, Any]], title: str, unit: str) -> Figure:
