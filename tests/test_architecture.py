@@ -1,6 +1,7 @@
 """The rules of the tree: layers only point down, files are small, importing is light."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,7 +20,7 @@ LAYERS = [
     ["plots"],
     ["_report"],
     ["_plan_report"],
-    ["cli"],
+    ["cli", "_compile_cache"],
     ["__main__"],
 ]
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}
@@ -53,8 +54,30 @@ def test_files_are_small(path):
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_no_flattening_and_no_global_configuration(path):
     text = path.read_text()
-    assert "config.update(" not in text
+    # commands alone, which have a process to themselves, set JAX up
+    assert path.name == "_compile_cache.py" or "config.update(" not in text
     assert path.name == "dense.py" or "ravel_pytree" not in text
+
+
+KEEP = """
+import jax
+from cljax._compile_cache import keep_programs
+keep_programs()
+print(jax.config.jax_compilation_cache_dir)
+jax.jit(lambda x: 2 * x)(1.0)
+"""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("own", [True, False])
+def test_commands_keep_compiled_programs(own, tmp_path):
+    env = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+    env |= {"XDG_CACHE_HOME": str(tmp_path)} | ({"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")} if own else {})
+    found = subprocess.run([sys.executable, "-c", KEEP], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
+    folder = tmp_path / ("own" if own else "cljax")
+    assert found.stdout.strip() == str(folder)
+    assert any(folder.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 @pytest.mark.fast
