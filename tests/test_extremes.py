@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse.linalg import eigsh
 
 from cljax import curvature, spectral
+from cljax.spectral import Status
 from tests.oracles import eps
 from tests.test_lanczos import DRIVERS, MATRICES, operator, random_symmetric
 
@@ -77,6 +78,22 @@ def test_no_ghosts_in_single_precision_after_200_steps():
     np.testing.assert_allclose(pairs.values[2:], [50, 100], rtol=8 * eps(jnp.float32))
     assert np.all(pairs.values[:2] <= 1 + 1e-4)
     assert pairs.orthogonality <= 200 * eps(jnp.float32)
+
+
+@DRIVERS
+def test_uncertified_runs_end_at_the_tolerance(driver):
+    matrix = random_symmetric(np.r_[9.0, 7.0, np.linspace(-3, 3, 198)])
+    took = []
+    for options in ({}, {"certify": False}, {"certify": False, "criterion": "value"}):
+        pairs = spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), num_top=2, driver=driver, **options)
+        assert pairs.accurate.all()
+        exact = np.linalg.eigvalsh(matrix)[-2:]
+        assert np.all(np.abs(pairs.values - exact) <= 1e-3 * exact)
+        took.append(int(pairs.num_products))
+        if options:
+            assert Status.LIKELY in pairs.status
+    assert took == sorted(took, reverse=True)
+    assert took[0] > took[1] > took[2]
 
 
 def test_warm_start_saves_products_and_finds_a_new_extreme_vector():

@@ -26,8 +26,8 @@ class Status(enum.IntEnum):
     """Its error is at most the tolerance. That it is the extreme one is known only as far as the kept vectors of a warm
     start and its check directions show, which is less than what a cold run knows."""
     LIKELY = 3
-    """Its error is at most the tolerance, but the products of a cold run were used up before its residual was so small
-    that a random start hardly hides a more extreme pair."""
+    """Its error is at most the tolerance, but a cold run ended, its products used up or ``certify`` False, before its
+    residual was so small that a random start hardly hides a more extreme pair."""
     BUDGET = 4
     """The products were used up before."""
     NOT_FINITE = 5

@@ -34,6 +34,7 @@ def extreme_eigenpairs(
     start: Eigenpairs | None = None,
     check: PyTree | None = None,
     criterion: str = "residual",
+    certify: bool = True,
     block_size: int = 1,
     memory: Memory = ALL,
     driver: Any = "auto",
@@ -70,7 +71,9 @@ def extreme_eigenpairs(
             the gradient; for warm starts.
         criterion: static; "residual": the residual is to be below tol·|θ|. "value": on a warm start without a jump the
             estimate ``value_errors`` is, which takes about half of the products; a cold run asks for the residual,
-            since it cannot know yet which Ritz values stand for one eigenvalue.
+            since it cannot know yet which Ritz values stand for one eigenvalue, unless ``certify`` is False.
+        certify: static; False ends a cold run as soon as the error that ``criterion`` names meets the tolerance, as
+            other solvers do, with ``Status.LIKELY``: for the fewest products, where a missed pair does little harm.
         block_size: static, random start vectors of a cold run.
         memory: static, how the vectors are kept: all of them, at most a given number, in bfloat16, or on the host;
             ``spectral.plan`` says what each takes.
@@ -120,7 +123,8 @@ def extreme_eigenpairs(
     op, given = without_derivative(op), op
     check_memory(memory, num_top, num_bottom, 0, dimension)
     chosen = choose_loop(driver, op, key, start, memory=memory)
-    options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom, "criterion": criterion}
+    options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom}
+    options |= {"criterion": criterion, "certify": bool(certify)}
     if start is None:
         vectors = start_vectors(start_key, op.struct, block_size, memory.layout(op.struct))
         guess, goal = None, cold_goal(tol, work, num_cold=block_size, **options)
@@ -211,15 +215,18 @@ def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimensi
     return memory
 
 
-def cold_goal(tol: Any, work: PyTree, num_top: int, num_bottom: int, criterion: str, num_cold: int) -> Goal:
+def cold_goal(
+    tol: Any, work: PyTree, num_top: int, num_bottom: int, criterion: str, num_cold: int, certify: bool = True
+) -> Goal:
     """The goal of a run that starts from ``num_cold`` random vectors like ``work``."""
     dtype = jnp.result_type(*jax.tree.leaves(work))
     none = jnp.zeros(num_top + num_bottom, dtype)
     no = jnp.array(False)
-    return Goal(jnp.asarray(tol, dtype), none, no, no, num_top, num_bottom, criterion, num_cold=num_cold)
+    sizes = {"num_top": num_top, "num_bottom": num_bottom, "num_cold": num_cold}
+    return Goal(jnp.asarray(tol, dtype), none, no, no, criterion=criterion, certify=certify, **sizes)
 
 
-@partial(jax.jit, static_argnames=("width", "num_top", "num_bottom", "criterion"))
+@partial(jax.jit, static_argnames=("width", "num_top", "num_bottom", "criterion", "certify"))
 def _warm(
     key: jax.Array,
     start: Eigenpairs,
@@ -229,6 +236,7 @@ def _warm(
     num_top: int,
     num_bottom: int,
     criterion: str,
+    certify: bool,
 ) -> tuple[PyTree, jax.Array, Goal]:
     vectors, guess = kept_vectors(key, start, check)
     vectors, guess = jax.tree.map(lambda x: x[:width], (vectors, guess))
@@ -238,15 +246,12 @@ def _warm(
     usable = jnp.isfinite(start.values + lengths) & (lengths > 0)
     kept, warm = jnp.any(usable), jnp.all(usable)
     if num_kept != num_pairs:
-        none = jnp.zeros(num_pairs, guess.dtype)
-        return (
-            vectors,
-            guess,
-            Goal(tol, none, jnp.array(False), kept, num_top, num_bottom, criterion, num_cold=num_kept),
-        )
-    previous = jnp.where(warm, start.values, 0)
-    guards = min(start.guard_values.shape[0], width - num_pairs)
-    return vectors, guess, Goal(tol, previous, warm, kept, num_top, num_bottom, criterion, num_guards=guards)
+        warm, previous, sizes = jnp.array(False), jnp.zeros(num_pairs, guess.dtype), {"num_cold": num_kept}
+    else:
+        previous = jnp.where(warm, start.values, 0)
+        sizes = {"num_guards": min(start.guard_values.shape[0], width - num_pairs)}
+    goal = Goal(tol, previous, warm, kept, num_top, num_bottom, criterion, certify=certify, **sizes)
+    return vectors, guess, goal
 
 
 @jax.jit

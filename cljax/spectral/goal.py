@@ -35,6 +35,7 @@ class Goal:
             these and the check direction show, unless the spectrum has jumped.
         num_guards: kept vectors beside the wanted ones; the pending vector behind them is the check direction.
         num_cold: random vectors that a cold run multiplies first.
+        certify: whether a cold run is carried on until hardly a more extreme pair is hidden.
     """
 
     tol: jax.Array
@@ -46,6 +47,7 @@ class Goal:
     criterion: str = static(default="residual")
     num_guards: int = static(default=0)
     num_cold: int = static(default=1)
+    certify: bool = static(default=True)
 
     @property
     def num_pairs(self) -> int:
@@ -71,7 +73,9 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
     change = jnp.maximum(pairs.residual_norms, jnp.abs(pairs.values - goal.previous))
     jumped |= at_kept & jnp.any(change > JUMP * scale)
     trusted = goal.warm & ~jumped
-    ratios = jnp.maximum(error_ratios(pairs, goal, trusted), hidden_ratios(pairs, goal, trusted))
+    ratios = error_ratios(pairs, goal, trusted)
+    if goal.certify:
+        ratios = jnp.maximum(ratios, hidden_ratios(pairs, goal, trusted))
     follow = trusted & (state.num_products < FOLLOW * min_steps(goal.num_pairs))
     ratios = jnp.concatenate([ratios, jnp.where(follow, guard_ratios(pairs, goal), 0)])
     quick = trusted if goal.criterion == "value" else jnp.array(False)
@@ -94,7 +98,7 @@ def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
     """
     errors = pairs.residual_norms
     if goal.criterion == "value":
-        errors = jnp.where(trusted, pairs.value_errors, errors)
+        errors = jnp.where(trusted | (not goal.certify), pairs.value_errors, errors)
     return _ratios(errors, residual_bound(pairs.values, pairs.norm, goal.tol))
 
 
@@ -179,7 +183,7 @@ def check_due(num_products: int | jax.Array, goal: Goal, width: int) -> bool | j
     """Whether a run is looked at after this product: with several pending vectors always, else less often later on."""
     if width > 1:
         return num_products > 0
-    return (num_products >= min_steps(goal.num_pairs)) & ((num_products <= 12) | (num_products % 4 == 0))
+    return (num_products >= min_steps(goal.num_pairs)) & ((num_products <= 32) | (num_products % 4 == 0))
 
 
 def min_steps(num_pairs: int) -> int:
