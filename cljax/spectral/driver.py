@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._joined import joined_of
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -133,11 +134,9 @@ def run_krylov(
     Returns:
         The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
     """
-    layout, given = memory.layout(op.struct), vectors
-    if layout is None:
-        vectors = tree.place_like(vectors, op.struct, leading_axes=1)
-    else:
-        vectors = split(layout.put(vectors), layout)
+    layout, given = run_layout(op, memory), vectors
+    vectors = tree.place_like(vectors, op.struct, leading_axes=1) if memory.layout(op.struct) is None else vectors
+    vectors = vectors if layout is None else split(layout.put(vectors), layout)
     capacity = num_steps + jax.tree.leaves(vectors)[0].shape[0]
     capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":
@@ -155,6 +154,25 @@ def run_krylov(
 
     loop = driver if isinstance(driver, HostLoop) else HostLoop()
     return run_on_host(multiply, op.struct, vectors, key, goal, guess, num_steps, capacity, memory, loop, parts)
+
+
+def run_layout(op: LinearOperator, memory: Memory) -> Any:
+    """How a run keeps the vectors of an operator.
+
+    Args:
+        op: the operator.
+        memory: how its basis is kept.
+
+    Returns:
+        Split over a mesh, joined in one array where they are whole on each device, or None for leaf by leaf: on the
+        host, and inside of jit, where it cannot be seen whether they are whole.
+    """
+    layout = memory.layout(op.struct)
+    shardings = [x.sharding for x in jax.tree.leaves(op.struct)]
+    whole = all(sharding is None or sharding.is_fully_replicated for sharding in shardings)
+    if layout is not None or memory.offload or is_traced(op) or not whole:
+        return layout
+    return joined_of(op.struct)
 
 
 @partial(jax.jit, static_argnames=("num_steps", "capacity", "flatten", "half"))

@@ -86,7 +86,7 @@ def lanczos(
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector
-        if not is_traced(vector) and tree.norm(vector) == 0:
+        if not is_traced(vector) and _norm(vector) == 0:
             raise ValueError("key_or_vector: expected a start vector that is not zero; pass a key for a random one")
     return tridiagonalize(op, vector, key, num_steps, memory, driver)
 
@@ -112,6 +112,9 @@ def tridiagonalize(
     if memory.layout(op.struct) is not None:
         return result
     return dataclasses.replace(result, basis=tree.place_like(result.basis, op.struct, leading_axes=1))
+
+
+_norm = jax.jit(tree.norm)
 
 
 @partial(jax.jit, static_argnames="num_steps")

@@ -63,7 +63,7 @@ class Programs:
     def host(self, capacity: int, memory: Memory) -> int:
         """The host loop, which makes a larger basis by a copy when one is full and may grow."""
         sizes = host_driver.capacities(capacity, self._width, memory)
-        state, layout = self._state(capacity, memory), memory.layout(self._op.struct)
+        state, layout = self._state(capacity, memory), driver.run_layout(self._op, memory)
         before = num_bytes(self._state(sizes[-2], memory)) if len(sizes) > 1 else 0
         operand = self._operand if layout is None else layout.row_shapes(self._operand)
         update = num_bytes(operand) + _analysis(host_driver._update.lower(state, operand)).temp_size_in_bytes
@@ -89,7 +89,7 @@ class Programs:
 
     def _several(self, num: int, memory: Memory) -> PyTree:
         """Shapes of some vectors as the run keeps them."""
-        layout = memory.layout(self._op.struct)
+        layout = driver.run_layout(self._op, memory)
         return _several(self._vector, num) if layout is None else layout.row_shapes(self._vector, num)
 
     def _results(self, memory: Memory) -> int:
@@ -99,7 +99,7 @@ class Programs:
         vectors = self._several(self._width, memory)
         start = functools.partial(krylov_start, capacity=capacity, flatten=_is_whole(vectors), half=memory.half)
         state = jax.eval_shape(start, vectors, self._key)
-        layout = memory.layout(self._op.struct)
+        layout = driver.run_layout(self._op, memory)
         if layout is None:
             return dataclasses.replace(state, vector=self._vector)
         basis = layout.row_shapes(state.basis, capacity)
