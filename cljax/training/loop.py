@@ -90,6 +90,7 @@ def resume(
     run_dir: str | pathlib.Path,
     *,
     num_devices: int | None = None,
+    mesh: str | None = None,
     progress: bool = True,
     stop_after: int | None = None,
 ) -> RunResult:
@@ -101,6 +102,7 @@ def resume(
     Args:
         run_dir: folder of the run.
         num_devices: devices to go on with from here on; as the run was configured where None.
+        mesh: their axes from here on, the same.
         progress: show a progress bar.
         stop_after: stop before this step.
 
@@ -113,13 +115,12 @@ def resume(
         LostProcessError: if another process of the run was lost.
     """
     directory = pathlib.Path(run_dir)
-    config = RunConfig.load(directory / CONFIG)
-    if num_devices is not None:
-        config = dataclasses.replace(config, num_devices=num_devices)
+    saved = RunConfig.load(directory / CONFIG)
+    config = saved.on_devices(num_devices, mesh)
     run, state = make_run(config)
     restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
     rows = on_writer(lambda: MetricsLog(directory / METRICS).truncate(restored.num_rows))
-    if num_devices is not None:
+    if config != saved:
         on_writer(lambda: config.save(directory / CONFIG))
     notes = (*run.notes, *restored.skipped)
     return _continue(run, restored.state, directory, rows, notes, progress, stop_after, restored.step)
