@@ -15,13 +15,10 @@ from rich.console import Console
 
 from cljax._plan_report import report_plan
 from cljax._report import PLAIN, PREEMPTED, report, report_bounds, report_spectrum
-from cljax.parallel.distributed import LostProcessError, Processes, initialize, is_lost_process, leave
+from cljax.parallel.distributed import LOST, LostProcessError, Processes, initialize, is_lost_process, leave
 from cljax.training.config import RunConfig
 from cljax.training.loop import DivergenceError, fit, resume
 from cljax.training.plan import PlanConfig
-
-LOST = 75
-"""Exit code after another process was lost: EX_TEMPFAIL, what failed may work later."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 import cljax
 from cljax import cli, curvature, losses, parallel, spectral
+from cljax.parallel.distributed import leave
 from cljax.training import batches
 from cljax.training.checkpoint import Checkpoints
 
@@ -78,6 +79,7 @@ def main(coordinator, num_processes, process_id, task):
         "num_processes": int(num_processes),
         "process_id": int(process_id),
         "heartbeat_timeout": task.get("heartbeat_timeout", 100),
+        "initialization_timeout": task.get("initialization_timeout", 300),
     }
     name, process, at_step = task.get("signal", (None, None, None))
     if process == options["process_id"] and "commands" in task:
@@ -89,7 +91,13 @@ def main(coordinator, num_processes, process_id, task):
     for step in range(task.get("collectives", 0)):
         if (process, at_step) == (options["process_id"], step):
             os.kill(os.getpid(), getattr(signal, name))
-        assert parallel.on_writer(lambda step=step: {"step": step}) == {"step": step}
+        try:
+            assert parallel.on_writer(lambda step=step: {"step": step}) == {"step": step}
+        except Exception as error:
+            if not parallel.is_lost_process(error):
+                raise
+            print("cljax: error: lost:", error, file=sys.stderr)
+            leave(cli.LOST)
     flags = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     return next(filter(None, (cli.main([*command, *flags]) for command in task.get("commands", ()))), 0)
 

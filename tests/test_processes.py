@@ -28,12 +28,13 @@ from tests.runs import assert_close, flags, read_rows, tiny
 ROOT = pathlib.Path(__file__).parent.parent
 GUARD = 240
 """Seconds after which a test that hangs fails."""
-LOST = r"cljax: error: process \d of \d: another process was lost \(.*\); cljax resume .* goes on from step 4, "
+ENDED = "killed, or ended by the runtime because another process was lost"
+LOST = r"^cljax: error: process \d of 2: .*; cljax resume .* goes on from step 4, with as many .*$"
 RUNTIME = "Terminating process because the JAX distributed service detected fatal errors"
 
 
-def launch(num_processes, task, devices=1, awaited=None):
-    """Run processes to their ends; returns (exit code, stdout, stderr) of those awaited, of all where None."""
+def launch(num_processes, task, devices=1, awaited=None, absent=()):
+    """Run processes but those absent to their ends: (exit code, stdout, stderr) of those awaited, of all where None."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -41,18 +42,19 @@ def launch(num_processes, task, devices=1, awaited=None):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}
     command = [sys.executable, "-m", "tests.process_worker", coordinator, str(num_processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [
-        subprocess.Popen([*command, str(index), json.dumps(task)], env=environment, cwd=ROOT, **pipes)
+    started = {
+        index: subprocess.Popen([*command, str(index), json.dumps(task)], env=environment, cwd=ROOT, **pipes)
         for index in range(num_processes)
-    ]
+        if index not in absent
+    }
     try:
         ended = []
-        for index in range(num_processes) if awaited is None else awaited:
+        for index in started if awaited is None else awaited:
             out, err = started[index].communicate(timeout=GUARD)
             ended.append((started[index].returncode, out, err))
         return ended
     finally:
-        for process in started:
+        for process in started.values():
             process.kill()
             process.communicate()
 
@@ -136,14 +138,27 @@ def vectors_on(mesh, x):
     return jax.device_put(np.zeros((3, *x.shape)), NamedSharding(mesh, PartitionSpec(None, *x.sharding.spec)))
 
 
-@pytest.mark.parametrize(("name", "process"), [("SIGSTOP", 1), ("SIGKILL", 0)])
+@pytest.mark.parametrize(("name", "process"), [("SIGSTOP", 1), ("SIGSTOP", 0), ("SIGKILL", 0)])
 def test_a_silent_process_and_a_lost_coordinator_end_the_others(name, process):
-    """Nothing closes the connections of a process that hangs: the runtime ends the other by its heartbeats."""
+    """Nothing closes the connections of a process that hangs: by its heartbeats the runtime aborts the other."""
     task = {"signal": [name, process, 3], "heartbeat_timeout": 5, "collectives": 10**6}
     ((code, _, err),) = launch(2, task, awaited=[1 - process])
-    assert code != 0
-    assert RUNTIME in err or "Gloo" in err
-    assert name == "SIGKILL" or re.search(r"unhealthy \(stopped sending heartbeats\):\n1\n", err)
+    (said,) = re.findall(r"^cljax: error: .*$", err, re.MULTILINE)
+    if name == "SIGSTOP" or code != cli.LOST:
+        assert code == -signal.SIGABRT
+        assert said == f"cljax: error: process {1 - process} of 2: {ENDED}; start all of them anew"
+        assert err.index(RUNTIME) < err.index(said)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_never_comes_ends_the_others(process):
+    ((code, _, err),) = launch(2, {"initialization_timeout": 3}, awaited=[process], absent=[1 - process])
+    assert code == cli.LOST
+    assert re.fullmatch(
+        r"cljax: error: processes: expected all of them at localhost:\d+ within 3 s; see that each was started and "
+        r"reaches it, or give more --initialization-timeout\n",
+        err,
+    )
 
 
 @pytest.mark.slow
@@ -176,13 +191,16 @@ def test_four_processes_have_the_eigenvalues_of_one():
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(process, tmp_path):
     """With one line that says how; two devices of one process go on."""
     config = short(tmp_path)
-    ended = launch(2, {"signal": ["SIGKILL", 1, 7], "commands": [["track", *flags(config), "--quiet"]]})
-    assert [code for code, _, _ in ended] == [cli.LOST, -signal.SIGKILL]
-    assert len(re.findall(LOST, ended[0][2])) == 1, ended
-    assert "Traceback" not in ended[0][2]
+    ended = launch(2, {"signal": ["SIGKILL", process, 7], "commands": [["track", *flags(config), "--quiet"]]})
+    code, _, err = ended[1 - process]
+    assert ended[process][0] == -signal.SIGKILL
+    assert code == cli.LOST or (process == 0 and code == -signal.SIGABRT and RUNTIME in err)
+    assert len(re.findall(LOST, err, re.MULTILINE)) == err.count("cljax: error:") == 1, ended
+    assert "Traceback" not in err
     assert [row["step"] for row in read_rows(config.directory)] == [0, 2, 4, 6]
     resumed = training.resume(config.directory, num_devices=2, progress=False, stop_after=9)
     assert_same_rows(resumed.rows, one_device(config, tmp_path, 9).rows)
