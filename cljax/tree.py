@@ -141,8 +141,8 @@ def axpy(alpha: jax.Array | float, x: PyTree, y: PyTree) -> PyTree:
 
 
 def zeros_like(tree: PyTree) -> PyTree:
-    """Zeros of the shapes and dtypes of ``tree``."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    """Zeros of the shapes and dtypes of ``tree``, and in its shardings."""
+    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> PyTree:
@@ -161,6 +161,8 @@ def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> P
         ValueError: if the distribution is not known.
     """
     check_key("key", key)
+    if isinstance(tree, Rows):
+        return tree.layout.rows(random_like(key, _unsplit(tree), distribution))
     samplers = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
     if distribution not in samplers:
         raise ValueError(f"distribution: expected one of {sorted(samplers)}, got {distribution!r}")
@@ -199,9 +201,7 @@ def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
         return mixed.astype(x.dtype) / 2.0**31
 
     if isinstance(tree, Rows):
-        layout = tree.layout
-        shapes = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(layout.shapes, tree.leaves, strict=True)]
-        return layout.rows(scattered_like(seed, layout.structure.unflatten(shapes)))
+        return tree.layout.rows(scattered_like(seed, _unsplit(tree)))
     leaves, treedef = jax.tree.flatten(tree)
     return jax.tree.unflatten(treedef, [leaf(index, x) for index, x in enumerate(leaves)])
 
@@ -210,6 +210,13 @@ def is_replicated(tree: PyTree) -> bool:
     """Whether every concrete leaf is whole on each device; traced and NumPy leaves count as whole."""
     shardings = [leaf.sharding for leaf in jax.tree.leaves(tree) if _is_concrete(leaf)]
     return all(sharding.is_fully_replicated for sharding in shardings)
+
+
+def _unsplit(rows: Rows) -> PyTree:
+    """Shapes and dtypes of the vector of some rows."""
+    layout = rows.layout
+    shapes = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(layout.shapes, rows.leaves, strict=True)]
+    return layout.structure.unflatten(shapes)
 
 
 def _is_concrete(leaf: object) -> bool:

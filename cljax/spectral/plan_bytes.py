@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax import tree
+from cljax._layout import layout_of
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral import driver, host_driver, recurrence
@@ -78,14 +79,16 @@ class Programs:
         """The three-term recurrence."""
         if compiled:
             keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-            options = {"run": three_term_run, "num_steps": self._num_steps}
+            options = {"run": three_term_run, "num_steps": self._num_steps, "layout": layout_of(self._op.struct)}
             found = _analysis(recurrence._each_compiled.lower(self._op, keys, (), **options))
             return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
         numbers: Any = jax.ShapeDtypeStruct((self._num_steps,), jnp.float32)
         count: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        state = ThreeTermState(self._vector, self._vector, numbers, numbers, count)
-        update = _analysis(recurrence._update.lower(state, self._operand, three_term_update)).temp_size_in_bytes
-        return self._resident + num_bytes(state) + max(self._vector_bytes + update, self._apply(self._operand))
+        layout = layout_of(self._op.struct)
+        vector, operand = (x if layout is None else layout.row_shapes(x) for x in (self._vector, self._operand))
+        state = ThreeTermState(vector, vector, numbers, numbers, count)
+        update = _analysis(recurrence._update.lower(state, operand, three_term_update)).temp_size_in_bytes
+        return self._resident + num_bytes(state) + max(num_bytes(operand) + update, self._apply(operand))
 
     def _several(self, num: int, memory: Memory) -> PyTree:
         """Shapes of some vectors as the run keeps them."""
