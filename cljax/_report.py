@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cljax.parallel.distributed import is_writer
+from cljax.training.bounds import run_bounds
 from cljax.training.config import RunConfig
 from cljax.training.loop import CHECKPOINTS, CONFIG, EVENTS, METRICS, RunResult
 from cljax.training.metrics import FAILED
@@ -78,32 +79,73 @@ def _eigenvalue(row: dict[str, Any], name: str) -> str:
     return f"{row[name][0]:.4g} ± {row[f'{name}_residual'][0]:.1g}" if row[name] else "-"
 
 
-def report_spectrum(
-    run_dir: pathlib.Path,
-    console: Console,
-    step: int | None = None,
-    num_probes: int | None = None,
-    num_steps: int | None = None,
-) -> list[pathlib.Path]:
-    """Spectral density at a checkpoint, see ``checkpoint_spectrum``.
+def report_spectrum(run_dir: pathlib.Path, console: Console, **options: Any) -> list[pathlib.Path]:
+    """Spectral density at a checkpoint.
 
     Args:
         run_dir: folder of the run.
-        console: to print to.
-        step: of the checkpoint.
-        num_probes: random probes.
-        num_steps: Lanczos steps for each.
+        console: to print to; process 0 does.
+        **options: as for ``checkpoint_spectrum``.
 
     Returns:
         The files, none of them where another process writes.
     """
     from cljax.plots import plot_spectrum
 
+    console.quiet = not is_writer()
     config = RunConfig.load(run_dir / CONFIG)
     with console.status("spectral density"):
-        found = checkpoint_spectrum(run_dir, step=step, num_probes=num_probes, num_steps=num_steps)
+        found = checkpoint_spectrum(run_dir, **options)
     for note in found.notes:
         console.print(f"note: {note}", **PLAIN)
     if not is_writer():
         return []
     return [found.path, plot_spectrum(found, run_dir / f"spectrum-{found.step}.png", config)]
+
+
+def report_bounds(run_dir: pathlib.Path, console: Console, **options: Any) -> list[pathlib.Path]:
+    """Bounds at every checkpoint, as a table and a plot.
+
+    Args:
+        run_dir: folder of the run.
+        console: to print to; process 0 does.
+        **options: as for ``run_bounds``.
+
+    Returns:
+        The files, none of them where another process writes.
+    """
+    from cljax.plots import plot_bounds, run_title
+
+    console.quiet = not is_writer()
+    with console.status("bounds") as status:
+        found = run_bounds(run_dir, **options, progress_fn=lambda step: status.update(f"bounds at step {step}"))
+    if not is_writer():
+        return []
+    config = RunConfig.load(run_dir / CONFIG)
+    for note in found.notes:
+        console.print(f"note: {note}", **PLAIN)
+    table = Table(title=f"{run_title(config)}: bounds of the loss, {found.checkpoints[0].risk.kind}")
+    for heading in ("step", "lower", "risk", "upper", "covered", "void", "λmin(A)", "λmax(A)"):
+        table.add_column(heading, justify="right")
+    for at in found.checkpoints:
+        risk = at.risk
+        numbers = (risk.risk_lower, risk.risk, risk.risk_upper)
+        void = float((risk.void & (risk.weight > 0)).sum() / (risk.weight > 0).sum())
+        extremes = (risk.lambda_min.min(), risk.lambda_max.max())
+        table.add_row(
+            str(at.step),
+            *(f"{float(x):.4g}" for x in numbers),
+            f"{float(risk.coverage):.1%}",
+            f"{void:.1%}",
+            *(f"{float(x):.4g}" for x in extremes),
+        )
+    console.print(table)
+    gap = found.generalization
+    console.print(
+        f"floor of the training risk, from labels of equal inputs: {found.floor:.4g} "
+        f"({found.num_duplicates} examples share their input)\n"
+        f"test − training risk {gap.gap:.4g}; with the predicted class as feature at most {gap.distribution:.4g}, "
+        f"of it {gap.quantization:.4g} because the loss is no function of that class",
+        **PLAIN,
+    )
+    return [found.path, plot_bounds(found, run_dir / "bounds.png", config)]

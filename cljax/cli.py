@@ -12,18 +12,28 @@ from typing import Annotated
 import jax
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from cljax._plan_report import report_plan
-from cljax._report import PLAIN, PREEMPTED, report, report_spectrum
-from cljax.parallel.distributed import LostProcessError, Processes, initialize, is_lost_process, leave
-from cljax.training.bounds import run_bounds
+from cljax._report import PLAIN, PREEMPTED, report, report_bounds, report_spectrum
+from cljax.parallel.distributed import LOST, LostProcessError, Processes, initialize, is_lost_process, leave
 from cljax.training.config import RunConfig
-from cljax.training.loop import CONFIG, DivergenceError, fit, resume
+from cljax.training.loop import DivergenceError, fit, resume
 from cljax.training.plan import PlanConfig
 
-LOST = 75
-"""Exit code after another process was lost: EX_TEMPFAIL, what failed may work later."""
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Devices of a run that exists, those it was configured for where nothing is given."""
+
+    num_devices: int | None = None
+    """Devices to use; as the run was configured where it is not given, all with --mesh."""
+    mesh: str | None = None
+    """Their axes as NAME=LENGTH, all that the run's --shard names, if with length 1; as the run was configured where it
+    is not given."""
+
+
+DevicesFlags = Annotated[Devices, tyro.conf.arg(name="")]
+ProcessesFlags = Annotated[Processes, tyro.conf.arg(name="")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Track:
     """Replace the run directory where it exists."""
     quiet: bool = False
     """No progress bar."""
-    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
+    processes: ProcessesFlags = dataclasses.field(default_factory=Processes)
 
     def run(self, console: Console) -> int:
         """Train, then measure the spectral density, then plot."""
@@ -66,16 +76,15 @@ class Resume:
 
     run_dir: tyro.conf.Positional[pathlib.Path]
     """Folder of the run."""
-    num_devices: int | None = None
-    """Devices to go on with from here on; as the run was configured where it is not given."""
+    devices: DevicesFlags = dataclasses.field(default_factory=Devices)
     quiet: bool = False
     """No progress bar."""
-    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
+    processes: ProcessesFlags = dataclasses.field(default_factory=Processes)
 
     def run(self, console: Console) -> int:
         """Train on, then measure the spectral density, then plot."""
         initialize(self.processes)
-        return report(resume(self.run_dir, num_devices=self.num_devices, progress=not self.quiet), console)
+        return report(resume(self.run_dir, **vars(self.devices), progress=not self.quiet), console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +102,14 @@ class Spectrum:
     """Random probes; as the run was configured where it is not given."""
     num_steps: int | None = None
     """Lanczos steps for each probe; as the run was configured where it is not given."""
+    devices: DevicesFlags = dataclasses.field(default_factory=Devices)
+    processes: ProcessesFlags = dataclasses.field(default_factory=Processes)
 
     def run(self, console: Console) -> int:
         """Measure and plot."""
-        for path in report_spectrum(self.run_dir, console, self.step, self.num_probes, self.num_steps):
+        initialize(self.processes)
+        numbers = {"step": self.step, "num_probes": self.num_probes, "num_steps": self.num_steps}
+        for path in report_spectrum(self.run_dir, console, **numbers, **vars(self.devices)):
             console.print(f"wrote {path}", **PLAIN)
         return 0
 
@@ -116,44 +129,13 @@ class Bounds:
     num_examples: int = 128
     """Training examples to measure."""
 
+    devices: DevicesFlags = dataclasses.field(default_factory=Devices)
+    processes: ProcessesFlags = dataclasses.field(default_factory=Processes)
+
     def run(self, console: Console) -> int:
         """Measure and plot."""
-        from cljax.plots import plot_bounds, run_title
-
-        with console.status("bounds") as status:
-            found = run_bounds(
-                self.run_dir,
-                num_examples=self.num_examples,
-                progress_fn=lambda step: status.update(f"bounds at step {step}"),
-            )
-        config = RunConfig.load(self.run_dir / CONFIG)
-        for note in found.notes:
-            console.print(f"note: {note}", **PLAIN)
-        table = Table(title=f"{run_title(config)}: bounds of the loss, {found.checkpoints[0].risk.kind}")
-        for heading in ("step", "lower", "risk", "upper", "covered", "void", "λmin(A)", "λmax(A)"):
-            table.add_column(heading, justify="right")
-        for at in found.checkpoints:
-            risk = at.risk
-            numbers = (risk.risk_lower, risk.risk, risk.risk_upper)
-            void = float((risk.void & (risk.weight > 0)).sum() / (risk.weight > 0).sum())
-            extremes = (risk.lambda_min.min(), risk.lambda_max.max())
-            table.add_row(
-                str(at.step),
-                *(f"{float(x):.4g}" for x in numbers),
-                f"{float(risk.coverage):.1%}",
-                f"{void:.1%}",
-                *(f"{float(x):.4g}" for x in extremes),
-            )
-        console.print(table)
-        gap = found.generalization
-        console.print(
-            f"floor of the training risk, from labels of equal inputs: {found.floor:.4g} "
-            f"({found.num_duplicates} examples share their input)\n"
-            f"test − training risk {gap.gap:.4g}; with the predicted class as feature at most {gap.distribution:.4g}, "
-            f"of it {gap.quantization:.4g} because the loss is no function of that class",
-            **PLAIN,
-        )
-        for path in (found.path, plot_bounds(found, self.run_dir / "bounds.png", config)):
+        initialize(self.processes)
+        for path in report_bounds(self.run_dir, console, num_examples=self.num_examples, **vars(self.devices)):
             console.print(f"wrote {path}", **PLAIN)
         return 0
 

@@ -141,8 +141,8 @@ def axpy(alpha: jax.Array | float, x: PyTree, y: PyTree) -> PyTree:
 
 
 def zeros_like(tree: PyTree) -> PyTree:
-    """Zeros of the shapes and dtypes of ``tree``."""
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    """Zeros of the shapes and dtypes of ``tree``, and in its shardings."""
+    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> PyTree:
@@ -161,6 +161,8 @@ def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> P
         ValueError: if the distribution is not known.
     """
     check_key("key", key)
+    if isinstance(tree, Rows):
+        return tree.layout.rows(random_like(key, tree.layout.like(tree), distribution))
     samplers = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
     if distribution not in samplers:
         raise ValueError(f"distribution: expected one of {sorted(samplers)}, got {distribution!r}")

@@ -1,6 +1,6 @@
-"""One process of several: float64 eigenvalues, a checkpoint, then collectives or a command with a signal in mid-run.
+"""One process of several: float64 eigenvalues, then collectives or commands with a signal in mid-run.
 
-    process_worker.py HOST:PORT NUM ID '{"eigenvalues": ["hessian"], "signal": ["SIGKILL", 1, 7], "argv": ["track"]}'
+    process_worker.py HOST:PORT NUM ID '{"eigenvalues": [{}], "signal": ["SIGKILL", 1, 7], "commands": [["track"]]}'
 
 The signal is sent by one process to itself, before a collective or before the batch of one step: no clock decides.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 import cljax
 from cljax import cli, curvature, losses, parallel, spectral
+from cljax.parallel.distributed import leave
 from cljax.training import batches
 from cljax.training.checkpoint import Checkpoints
 
@@ -31,33 +32,32 @@ def problem():
     return params, cljax.Batch(rng.standard_normal((16, 3)), rng.integers(2, size=16), rng.uniform(size=16))
 
 
-def eigenvalues(names, num_devices=None):
-    """Of the matrices that are named, from rows of which each process reads its own."""
+def eigenvalues(names=("hessian",), mesh="data", rules=(), sharded=False, folder=None):
+    """Of the matrices that are named, from rows of which each process reads its own; vectors are checkpointed."""
     with jax.enable_x64(True):
         params, batch = problem()
-        mesh = parallel.data_mesh(num_devices)
+        mesh = parallel.make_mesh(mesh)
         rows = parallel.batch_rows(16, mesh)
         batch = parallel.shard_batch(jax.tree.map(lambda x: x[rows], batch), mesh)
-        params, key = parallel.replicate((params, jax.random.key(0)), mesh)
-        loss = losses.fenchel_young(losses.shannon())
+        params, key = parallel.shard_params(params, mesh, rules), parallel.replicate(jax.random.key(0), mesh)
+        loss, memory = losses.fenchel_young(losses.shannon()), spectral.Memory(sharded=sharded)
         ops = {
             "hessian": lambda: curvature.hessian(losses.objective(apply_fn, loss), params, batch),
             "gauss_newton": lambda: curvature.gauss_newton(apply_fn, loss, params, batch),
         }
-        found = {"rows": rows.tolist()}
+        found = {"rows": rows.tolist(), "held": {name: held(x) for name, x in params.items()}}
         for name in names:
-            op = ops[name]()
-            pairs = spectral.extreme_eigenpairs(op, key, num_top=2, num_bottom=1, tol=1e-12)
+            pairs = spectral.extreme_eigenpairs(ops[name](), key, num_top=2, num_bottom=1, tol=1e-12, memory=memory)
             found[name] = parallel.host_values(pairs.values).tolist()
+        if folder is not None:
+            state = {"params": params, "vectors": pairs.vectors, "key": key}
+            Checkpoints(pathlib.Path(folder)).save(5, state, num_rows=2)
         return found
 
 
-def checkpoint(folder):
-    """Written by all: a sharded array, a replicated one and a key."""
-    mesh = parallel.data_mesh()
-    state = {"sharded": parallel.shard_batch(parallel.batch_rows(16, mesh), mesh)}
-    state |= parallel.replicate({"whole": jnp.arange(3.0), "key": jax.random.key(7)}, mesh)
-    Checkpoints(pathlib.Path(folder)).save(5, state, num_rows=2)
+def held(x):
+    """Entries of an array that this process holds."""
+    return sum({str(shard.index): shard.data.size for shard in x.addressable_shards}.values())
 
 
 def send_before(name, at_step):
@@ -79,22 +79,27 @@ def main(coordinator, num_processes, process_id, task):
         "num_processes": int(num_processes),
         "process_id": int(process_id),
         "heartbeat_timeout": task.get("heartbeat_timeout", 100),
+        "initialization_timeout": task.get("initialization_timeout", 300),
     }
     name, process, at_step = task.get("signal", (None, None, None))
-    if process == options["process_id"] and "argv" in task:
+    if process == options["process_id"] and "commands" in task:
         send_before(name, at_step)
-    if "argv" not in task or "eigenvalues" in task:
+    if "commands" not in task or "eigenvalues" in task:
         parallel.initialize(parallel.Processes(**options))
     if "eigenvalues" in task:
-        print("eigenvalues", json.dumps(eigenvalues(task["eigenvalues"])), flush=True)
-    if "checkpoint" in task:
-        checkpoint(task["checkpoint"])
+        print("eigenvalues", json.dumps([eigenvalues(**setting) for setting in task["eigenvalues"]]), flush=True)
     for step in range(task.get("collectives", 0)):
         if (process, at_step) == (options["process_id"], step):
             os.kill(os.getpid(), getattr(signal, name))
-        assert parallel.on_writer(lambda step=step: {"step": step}) == {"step": step}
+        try:
+            assert parallel.on_writer(lambda step=step: {"step": step}) == {"step": step}
+        except Exception as error:
+            if not parallel.is_lost_process(error):
+                raise
+            print("cljax: error: lost:", error, file=sys.stderr)
+            leave(cli.LOST)
     flags = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    return cli.main([*task["argv"], *flags]) if "argv" in task else 0
+    return next(filter(None, (cli.main([*command, *flags]) for command in task.get("commands", ()))), 0)
 
 
 if __name__ == "__main__":

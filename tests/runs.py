@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from cljax.training.config import RunConfig
 
 
@@ -39,3 +41,20 @@ def flags(config):
 
 def read_rows(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(found, expected, rtol=1e-3):
+    """What two JSON files say, numbers in float32: lists as a whole, and residuals in units of all that is said."""
+    assert type(found) is type(expected)
+    if isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for name in found:
+            assert_close(found[name], expected[name], rtol)
+    elif isinstance(found, list) and found and isinstance(found[0], dict):
+        for pair in zip(found, expected, strict=True):
+            assert_close(*pair, rtol)
+    elif isinstance(found, str):
+        assert found == expected
+    else:
+        found, expected = (np.array(x, float) for x in (found, expected))
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max(initial=0))

@@ -1,16 +1,17 @@
 """Runs on a mesh: the numbers of one device, state that stays where it is, checkpoints that go on elsewhere."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from cljax import training
+from cljax import cli, training
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.run import make_run
-from tests.runs import read_rows, tiny
+from tests.runs import assert_close, read_rows, tiny
 
 MESH = {
     "num_devices": None,
@@ -53,7 +54,8 @@ def test_a_run_on_a_mesh_goes_on_on_another(name, tmp_path):
 
 
 def test_training_keeps_every_leaf_in_its_place(tmp_path):
-    run, state = make_run(tiny(tmp_path, **MESH))
+    """Biases too, which no rule names: left alone the compiler splits them as it splits the kernels."""
+    run, state = make_run(tiny(tmp_path, **{**MESH, "shard": ("kernel=data,model",)}))
     kernel = state.train.params["hidden_0"]["kernel"]
     assert kernel.sharding.spec == PartitionSpec("data", "model")
     assert {x.sharding.spec for x in jax.tree.leaves(state.tracker.hessian.vectors)} != {PartitionSpec()}
@@ -64,6 +66,7 @@ def test_training_keeps_every_leaf_in_its_place(tmp_path):
         train = run.step_fn(train, run.put(run.batches(step)))
     assert kernel.is_deleted()
     assert specs(train) == before
+    assert run.step_fn._cache_size() == 1
 
 
 @pytest.mark.slow
@@ -88,6 +91,31 @@ def test_a_checkpoint_is_read_into_another_mesh(name, tmp_path):
         assert found.sharding.is_equivalent_to(place.sharding, found.ndim)
         if not jax.dtypes.issubdtype(found.dtype, jax.dtypes.prng_key):
             np.testing.assert_array_equal(found, saved)
+
+
+def test_spectrum_and_bounds_of_a_run_on_a_mesh(tmp_path, capsys):
+    """As it was configured, and on one device by flags; what does not fit is told with the remedy."""
+    config = tiny(tmp_path, **MESH, max_products=12)
+    _, state = make_run(config)
+    config.directory.mkdir()
+    config.save(config.directory / "config.json")
+    Checkpoints(config.directory / "checkpoints").save(3, state, 1)
+    commands = [["spectrum", "--num-probes", "1", "--num-steps", "4"], ["bounds", "--num-examples", "16"]]
+    found = []
+    for devices in ([], ["--num-devices", "1", "--mesh", "data=1,model=1"]):
+        for command in commands:
+            assert cli.main([*command, str(config.directory), *devices]) == 0
+        found.append([json.loads((config.directory / name).read_text()) for name in ("spectrum-3.json", "bounds.json")])
+    assert_close(*found)
+    capsys.readouterr()
+    for command, *_ in commands:
+        assert cli.main([command, str(config.directory), "--num-devices", "1"]) == 2
+        assert capsys.readouterr().err == (
+            "cljax: error: mesh: expected at most 1 devices, all there are, got 'data=4,model=2' for 8; give another "
+            "mesh\n"
+        )
+        assert cli.main([command, str(config.directory), "--mesh", "data=2"]) == 2
+        assert "give it that axis, if with length 1: model=1" in capsys.readouterr().err
 
 
 def test_refusals(tmp_path):

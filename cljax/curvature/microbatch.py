@@ -53,6 +53,9 @@ def scan_microbatches(
 
     This is exact where ``product_fn`` is a derivative of a weighted mean, whatever the sizes and weights.
 
+    Of a batch that is split over devices, the sum of each microbatch is an all-reduce of its own: to add up first would
+    take a whole vector on each device, where parameters are split, and operators that know the mesh of their arrays.
+
     Args:
         product_fn: maps a ``Batch`` to a pytree like ``like``.
         batch: the whole batch.

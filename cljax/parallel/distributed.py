@@ -21,12 +21,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cljax._checks import check_positive_int
+from cljax.parallel import last_words
 
 _LOST = re.compile(
     r"gloo|nccl|heartbeat|coordination service|UNAVAILABLE|socket closed|connection (reset|closed)", re.I
 )
+LOST = 75
+"""Exit code after another process was lost: EX_TEMPFAIL, what failed may work later."""
 _LINGER = 3
 _PATIENCE = 5
+_GRACE = 60
 
 
 class LostProcessError(RuntimeError):
@@ -42,8 +46,9 @@ class Processes:
         coordinator: HOST:PORT of process 0, where nothing is found; on HOST that port must be free.
         num_processes: how many processes there are, with --coordinator.
         process_id: which of them this one is, from 0, with --coordinator.
-        initialization_timeout: seconds to wait at the start until all are there.
-        heartbeat_timeout: seconds of silence after which a process counts as lost and the runtime ends the others.
+        initialization_timeout: seconds to wait at the start until all are there; then a process ends with one line and
+            exit code 75.
+        heartbeat_timeout: seconds of silence after which a process counts as lost and the runtime aborts the others.
             One that was killed is noticed at once, by its closed connections.
     """
 
@@ -80,6 +85,9 @@ class Processes:
 def initialize(processes: Processes) -> bool:
     """Join the other processes; before anything is computed. Without flags, or where it was done, nothing is done.
 
+    Where not all come in time, this process ends with one line and exit code 75. If the runtime aborts it later because
+    another one was lost, a line on standard error says so, after what the runtime says.
+
     Args:
         processes: how to find them.
 
@@ -87,8 +95,7 @@ def initialize(processes: Processes) -> bool:
         Whether this process is one of a cluster now; then ``jax.devices()`` are those of all.
 
     Raises:
-        ValueError: if no cluster is found, the coordinator's port is taken, or something was computed already. Where
-            not all processes come in time, the runtime ends this one with DEADLINE_EXCEEDED.
+        ValueError: if no cluster is found, the coordinator's port is taken, or something was computed already.
 
     Example:
         >>> from cljax import parallel
@@ -100,16 +107,21 @@ def initialize(processes: Processes) -> bool:
         return jax.distributed.is_initialized()
     _check_port(processes)
     where = processes.coordinator or "the coordinator"
-    told = f"waiting for all processes at {where}, at most {processes.initialization_timeout} s"
-    timer = threading.Timer(_PATIENCE, print, [told], {"file": sys.stderr, "flush": True})
-    timer.daemon = True
-    timer.start()
+    timeout = processes.initialization_timeout
+    last_words.start(f"processes: this one was ended while it waited for the others at {where}; start all of them anew")
+    timers = [
+        threading.Timer(_PATIENCE, _tell, [f"waiting for all processes at {where}, at most {timeout} s"]),
+        threading.Timer(timeout, _give_up, [where, timeout]),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         jax.distributed.initialize(
             processes.coordinator,
             processes.num_processes,
             processes.process_id,
-            initialization_timeout=processes.initialization_timeout,
+            initialization_timeout=timeout + _GRACE,  # there the runtime aborts
             heartbeat_timeout_seconds=processes.heartbeat_timeout,
         )
         jax.devices()  # each waits here until all have told their devices
@@ -121,8 +133,35 @@ def initialize(processes: Processes) -> bool:
     except RuntimeError as error:
         raise ValueError(f"processes: expected all of them at {where}, got: {error}") from error
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
+        last_words.say("")
+    expect_loss("start all of them anew")
     return True
+
+
+def expect_loss(remedy: str) -> None:
+    """What to say if the runtime ends this process; nothing is done with one process.
+
+    Args:
+        remedy: what to do then.
+    """
+    where = f"process {jax.process_index()} of {jax.process_count()}"
+    last_words.say(f"{where}: killed, or ended by the runtime because another process was lost; {remedy}")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _give_up(where: str, timeout: int) -> None:
+    """End this process, whose main thread waits in the runtime."""
+    _tell(
+        f"cljax: error: processes: expected all of them at {where} within {timeout} s; see that each was started and "
+        "reaches it, or give more --initialization-timeout"
+    )
+    last_words.say("")
+    os._exit(LOST)
 
 
 def _check_port(processes: Processes) -> None:
@@ -232,6 +271,7 @@ def leave(code: int) -> None:
     Args:
         code: exit code.
     """
+    last_words.say("")
     sys.stdout.flush()
     sys.stderr.flush()
     if is_writer():

@@ -58,7 +58,9 @@ def make_mesh(
             )
         lengths[open_axes[0]], count = len(devices) // count, len(devices)
     if count > len(devices):
-        raise ValueError(f"mesh: expected at most {len(devices)} devices, all there are, got {axes!r} for {count}")
+        raise ValueError(
+            f"mesh: expected at most {len(devices)} devices, all there are, got {axes!r} for {count}; give another mesh"
+        )
     if count < len(jax.devices()) and jax.process_count() > 1:
         raise ValueError(f"mesh: expected all {len(jax.devices())} devices of all processes, got {axes!r} for {count}")
     kinds = (AxisType.Explicit if explicit else AxisType.Auto,) * len(lengths)
@@ -113,7 +115,9 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
     available = len(jax.devices())
     count = available if num_devices is None else check_positive_int("num_devices", num_devices)
     if count > available:
-        raise ValueError(f"num_devices: expected at most {available}, the devices there are, got {count}")
+        raise ValueError(
+            f"num_devices: expected at most {available}, the devices there are, got {count}; give another number"
+        )
     return make_mesh({DATA_AXIS: count})
 
 

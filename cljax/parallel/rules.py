@@ -128,7 +128,8 @@ def _read(rule: Rule, mesh: Mesh | AbstractMesh) -> tuple[re.Pattern[str], Any]:
     for name in used:
         if name not in mesh.axis_names:
             raise ValueError(
-                f"rules: expected axes of the mesh, {', '.join(mesh.axis_names)}, got {name!r} in {rule!r}"
+                f"rules: expected axes of the mesh, {', '.join(mesh.axis_names)}, got {name!r} in {rule!r}; "
+                f"give it that axis, if with length 1: {name}=1"
             )
     if len(set(used)) < len(used):
         raise ValueError(f"rules: expected each axis of the mesh once, got {rule!r}")

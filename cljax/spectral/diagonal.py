@@ -5,12 +5,14 @@ is written here keeps the structure and the sharding of the parameters, holds fo
 stops by itself.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._layout import Rows
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -85,10 +87,17 @@ def diagonal(
     max_products, min_probes = check_arguments(op, key, tol, max_products, min_probes)
     probe_key = jax.random.split(key, 1)[0]
     vector = first_probe(op, probe_key, "rademacher")
-    mean, spread = (tree.place_like(tree.zeros_like(vector), op.struct) for _ in range(2))
+    mean, spread = (tree.zeros_like(vector) for _ in range(2))
     unit = jnp.zeros((), jnp.result_type(*jax.tree.leaves(vector)))
     start = DiagonalState(vector, probe_key, mean, spread, unit, jnp.zeros((), jnp.int32))
-    return run_rounds(choose_driver(driver, op, key), op, start, _DIAGONAL, tol, max_products, min_probes)[1]
+    found = run_rounds(choose_driver(driver, op, key), op, start, _DIAGONAL, tol, max_products, min_probes)[1]
+    mean, error = _from_rows((found.mean, found.standard_error))
+    return dataclasses.replace(found, mean=mean, standard_error=error)
+
+
+@jax.jit
+def _from_rows(vectors: PyTree) -> PyTree:
+    return jax.tree.map(tree.from_rows, vectors, is_leaf=lambda x: isinstance(x, Rows))
 
 
 def _take(state: DiagonalState, product: PyTree) -> DiagonalState:

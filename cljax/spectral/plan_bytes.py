@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax import tree
+from cljax._layout import layout_of
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
-from cljax.spectral import driver, host_driver, recurrence
+from cljax.spectral import driver, host_driver, recurrence, rules
 from cljax.spectral.goal import Goal
 from cljax.spectral.krylov import krylov_start
 from cljax.spectral.memory import Memory
-from cljax.spectral.three_term import ThreeTermState, three_term_run, three_term_update
+from cljax.spectral.three_term import ThreeTermState, three_term_update
 
 
 def num_bytes(shapes: PyTree) -> int:
@@ -77,15 +78,17 @@ class Programs:
     def without_basis(self, compiled: bool) -> int:
         """The three-term recurrence."""
         if compiled:
-            keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-            options = {"run": three_term_run, "num_steps": self._num_steps}
-            found = _analysis(recurrence._each_compiled.lower(self._op, keys, (), **options))
+            keys = jax.eval_shape(lambda: recurrence.probe_keys(jax.random.key(0), 1))
+            options = {"num_steps": self._num_steps, "layout": layout_of(self._op.struct)}
+            found = _analysis(rules._compiled.lower(self._op, keys, reorthogonalize=False, **options))
             return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
         numbers: Any = jax.ShapeDtypeStruct((self._num_steps,), jnp.float32)
         count: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        state = ThreeTermState(self._vector, self._vector, numbers, numbers, count)
-        update = _analysis(recurrence._update.lower(state, self._operand, three_term_update)).temp_size_in_bytes
-        return self._resident + num_bytes(state) + max(self._vector_bytes + update, self._apply(self._operand))
+        layout = layout_of(self._op.struct)
+        vector, operand = (x if layout is None else layout.row_shapes(x) for x in (self._vector, self._operand))
+        state = ThreeTermState(vector, vector, numbers, numbers, count)
+        update = _analysis(recurrence._update.lower(state, operand, three_term_update)).temp_size_in_bytes
+        return self._resident + num_bytes(state) + max(num_bytes(operand) + update, self._apply(operand))
 
     def _several(self, num: int, memory: Memory) -> PyTree:
         """Shapes of some vectors as the run keeps them."""

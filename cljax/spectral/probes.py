@@ -1,5 +1,6 @@
 """Start vectors."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._layout import Layout
+from cljax._layout import Layout, layout_of
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs
 
@@ -51,6 +52,29 @@ def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Layo
 def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int, layout: Layout | None) -> PyTree:
     vectors = random_vectors(key, structure.unflatten(shapes), num_vectors)
     return vectors if layout is None else layout.put(vectors)
+
+
+def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree) -> PyTree:
+    """A random vector as a run keeps it: split as the operator's are, each device making its own part.
+
+    Args:
+        fn: ``fn(key, struct)`` gives the vector; a function of a module.
+        key: typed PRNG key.
+        struct: shapes, dtypes and shardings of the operator's vectors.
+
+    Returns:
+        The vector, as rows where it is split.
+    """
+    leaves, structure = jax.tree.flatten(struct)
+    shapes, layout = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), layout_of(struct)
+    vector = _one_vector(fn, key, shapes, structure, layout)
+    return tree.place_like(vector, struct) if layout is None else vector
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _one_vector(fn: Any, key: jax.Array, shapes: Any, structure: Any, layout: Layout | None) -> PyTree:
+    vector = fn(key, structure.unflatten(shapes))
+    return vector if layout is None else layout.rows(vector)
 
 
 def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tuple[PyTree, jax.Array]:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._layout import Layout, layout_of
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import apply_product, linearized
+from cljax.spectral.probes import one_vector
 
 
 def each_probe(
@@ -41,9 +43,9 @@ def each_probe(
     """
     keys = probe_keys(key, num_probes)[:, 0]
     if driver == "compiled":
-        return _each_compiled(op, keys, args, run, num_steps)
+        return _each_compiled(op, keys, args, run, num_steps, layout_of(op.struct))
     product = linearized(op)
-    found = [run(driver, product, op.struct, tree.place_like(_probe(k, op), op.struct), num_steps, *args) for k in keys]
+    found = [run(driver, product, op.struct, one_vector(unit_probe, k, op.struct), num_steps, *args) for k in keys]
     return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
@@ -52,25 +54,28 @@ def probe_keys(key: jax.Array, num_probes: int) -> jax.Array:
     return jax.vmap(jax.random.split)(jax.random.split(key, num_probes))
 
 
-@partial(jax.jit, static_argnames=("run", "num_steps"))
+@partial(jax.jit, static_argnames=("run", "num_steps", "layout"))
 def _each_compiled(
-    op: LinearOperator, keys: jax.Array, args: tuple[Any, ...], run: Callable[..., Any], num_steps: int
+    op: LinearOperator,
+    keys: jax.Array,
+    args: tuple[Any, ...],
+    run: Callable[..., Any],
+    num_steps: int,
+    layout: Layout | None,
 ) -> Any:
     product, struct = op.linearize(), op.struct
-    return jax.lax.map(lambda key: run("compiled", product, struct, unit_probe(key, struct), num_steps, *args), keys)
+
+    def one(key: jax.Array) -> Any:
+        probe = unit_probe(key, struct)
+        return run("compiled", product, struct, probe if layout is None else layout.rows(probe), num_steps, *args)
+
+    return jax.lax.map(one, keys)
 
 
 def unit_probe(key: jax.Array, struct: PyTree) -> PyTree:
     """Independent entries ±1/√n in the accumulation dtypes of ``struct``."""
     signs = tree.random_like(key, jax.eval_shape(tree.to_work, struct), "rademacher")
     return tree.scale(tree.size(struct) ** -0.5, signs)
-
-
-def _probe(key: jax.Array, op: LinearOperator) -> PyTree:
-    return _probe_like(key, tree.zeros_like(op.struct))
-
-
-_probe_like = jax.jit(unit_probe)
 
 
 def repeat(
@@ -92,7 +97,8 @@ def repeat(
     if driver == "compiled":
 
         def step(_: jax.Array, state: Any) -> Any:
-            return update(state, product(tree.cast_like(state.vector, struct)))
+            found = product(tree.from_rows(tree.cast_like(state.vector, struct)))
+            return update(state, tree.rows_like(found, state.vector))
 
         return jax.lax.fori_loop(0, num_steps, step, state)
     for _ in range(num_steps):

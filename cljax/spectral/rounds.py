@@ -22,6 +22,7 @@ from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import apply_product, linearized
 from cljax.spectral.estimate import Estimate, within
+from cljax.spectral.probes import one_vector
 
 _GROWTH = 1.2
 
@@ -70,8 +71,14 @@ def probe_like(key: jax.Array, index: jax.Array | int, like: PyTree, distributio
 
 
 def first_probe(op: LinearOperator, key: jax.Array, distribution: str) -> PyTree:
-    """Probe 0, in the shardings of the operator's vectors."""
-    return tree.place_like(probe_like(key, 0, op.struct, distribution), op.struct)
+    """Probe 0, split as the operator's vectors are."""
+    return one_vector(_FIRST[distribution], key, op.struct)
+
+
+_FIRST = {
+    "normal": lambda key, like: probe_like(key, 0, like, "normal"),
+    "rademacher": lambda key, like: probe_like(key, 0, like, "rademacher"),
+}
 
 
 def sum_terms(term: Callable[[jax.Array], jax.Array], count: jax.Array, like: jax.Array) -> jax.Array:
@@ -110,7 +117,7 @@ def run_rounds(
     Returns:
         The last state and the estimate.
     """
-    shardings = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(op.struct))
+    shardings = tuple(leaf.sharding for leaf in jax.tree.leaves(tree.struct(state.vector)))
     looks = () if tol is None else look_schedule(num_rounds, min_rounds)
     target = 0.0 if tol is None else tol
     if driver == "compiled":
@@ -136,7 +143,8 @@ def _compiled(
 
     def one_round(_: Any, state: Any) -> Any:
         for update in scheme.updates:
-            state = _update(state, product(tree.cast_like(state.vector, struct)), update, shardings)
+            found = product(tree.from_rows(tree.cast_like(state.vector, struct)))
+            state = _update(state, tree.rows_like(found, state.vector), update, shardings)
         return state
 
     if not looks:

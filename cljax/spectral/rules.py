@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import tree
+from cljax._layout import Layout, layout_of
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import probed_estimate
 from cljax.spectral.driver import linearized, run_lanczos
 from cljax.spectral.estimate import Estimate, mean_and_error, within
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.krylov import KrylovState
+from cljax.spectral.probes import one_vector
 from cljax.spectral.recurrence import unit_probe
 from cljax.spectral.ritz import projected_eigh
 from cljax.spectral.rounds import look_schedule
@@ -47,7 +48,7 @@ def probe_rules(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int
         ValueError: if a file of the loop is broken, or that of another run.
     """
     if driver == "compiled":
-        return _compiled(op, keys, num_steps, reorthogonalize)
+        return _compiled(op, keys, num_steps, reorthogonalize, layout_of(op.struct))
     rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize))
     nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
     return nodes, weights
@@ -87,7 +88,8 @@ def estimate_from_rules(
     looks = look_schedule(num_probes, min_probes)
     count: Any = 0
     if driver == "compiled":
-        samples, count = _until(op, keys, jnp.asarray(tol), args, num_steps, reorthogonalize, sample, looks)
+        options = {"num_steps": num_steps, "reorthogonalize": reorthogonalize, "layout": layout_of(op.struct)}
+        samples, count = _until(op, keys, jnp.asarray(tol), args, sample=sample, looks=looks, **options)
     else:
         samples = jnp.zeros(num_probes, jnp.result_type(*jax.tree.leaves(op.struct), jnp.float32))
         for nodes, weights in _on_host(driver, op, keys, num_steps, reorthogonalize):
@@ -100,13 +102,14 @@ def estimate_from_rules(
     return Estimate(mean, error, num_steps * count, count, within(mean, error, tol) & (count >= min_probes))
 
 
-@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize"))
-def _compiled(op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool) -> Rule:
-    one = _rule_fn(op, num_steps, reorthogonalize)
-    return jax.lax.map(one, keys)
+@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout"))
+def _compiled(
+    op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool, layout: Layout | None
+) -> Rule:
+    return jax.lax.map(_rule_fn(op, num_steps, reorthogonalize, layout), keys)
 
 
-@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "sample", "looks"))
+@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout", "sample", "looks"))
 def _until(
     op: LinearOperator,
     keys: jax.Array,
@@ -114,10 +117,11 @@ def _until(
     args: tuple[Any, ...],
     num_steps: int,
     reorthogonalize: bool,
+    layout: Layout | None,
     sample: Callable[..., jax.Array],
     looks: tuple[int, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    one, num_probes = _rule_fn(op, num_steps, reorthogonalize), keys.shape[0]
+    one, num_probes = _rule_fn(op, num_steps, reorthogonalize, layout), keys.shape[0]
     due = np.isin(np.arange(num_probes + 1), looks)
 
     def take(key: jax.Array) -> jax.Array:
@@ -161,7 +165,7 @@ def _on_host(
             state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps)
             rules.append(_rule(state, num_steps))
         else:
-            probe = tree.place_like(_probe(keys[index, 0], tree.zeros_like(op.struct)), op.struct)
+            probe = one_vector(unit_probe, keys[index, 0], op.struct)
             rules.append(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps)))
         if path is not None and own is not None:
             nodes, weights = (np.stack(x) for x in zip(*rules, strict=True))
@@ -170,20 +174,24 @@ def _on_host(
         yield rules[-1]
 
 
-def _rule_fn(op: LinearOperator, num_steps: int, reorthogonalize: bool) -> Callable[[jax.Array], Rule]:
+def _rule_fn(
+    op: LinearOperator, num_steps: int, reorthogonalize: bool, layout: Layout | None
+) -> Callable[[jax.Array], Rule]:
     product: Any = None if reorthogonalize else op.linearize()
 
     def one(keys: jax.Array) -> Rule:
         if reorthogonalize:
             return _rule(_run("compiled", op, keys, num_steps), num_steps)
         probe = unit_probe(keys[0], op.struct)
+        probe = probe if layout is None else layout.rows(probe)
         return _three_term_rule(*three_term_run("compiled", product, op.struct, probe, num_steps))
 
     return one
 
 
 def _run(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> KrylovState:
-    return run_lanczos(driver, op, unit_probe(keys[0], op.struct), keys[1], num_steps)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), op.struct)
+    return run_lanczos(driver, op, one_vector(unit_probe, keys[0], shapes), keys[1], num_steps)
 
 
 @partial(jax.jit, static_argnames="num_steps")
@@ -196,6 +204,3 @@ def _rule(state: KrylovState, num_steps: int) -> Rule:
 def _three_term_rule(alphas: jax.Array, betas: jax.Array) -> Rule:
     values, vectors = tridiagonal_pairs(alphas, betas)
     return values, vectors[0] ** 2
-
-
-_probe = jax.jit(unit_probe)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from cljax import tree
+from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.estimate import Estimate
@@ -124,7 +125,10 @@ def _derivative(method: str, primals: Any, tangents: Any) -> tuple[jax.Array, ja
 
     def functional(op: LinearOperator) -> jax.Array:
         product, struct = op.linearize(), op.struct
-        like = jax.eval_shape(tree.to_work, struct)
-        return _FUNCTIONALS[method](lambda v: tree.to_work(product(tree.cast_like(v, struct))), like, state)
+
+        def multiply(v: PyTree) -> PyTree:
+            return tree.rows_like(tree.to_work(product(tree.from_rows(tree.cast_like(v, struct)))), v)
+
+        return _FUNCTIONALS[method](multiply, state.vector, state)
 
     return mean, jax.jvp(functional, (op,), (tangents[0],))[1].astype(mean.dtype)

@@ -13,6 +13,8 @@ import numpy as np
 from cljax._batch import Batch
 from cljax._typing import PyTree
 from cljax.losses.shannon import Shannon
+from cljax.parallel.distributed import is_writer
+from cljax.parallel.placement import host_values
 from cljax.theory.energy_split import EnergySplit, gradient_energy_split
 from cljax.theory.entropy import conditional_entropy
 from cljax.theory.generalization import GeneralizationBounds, Sample, generalization_bounds
@@ -65,13 +67,22 @@ class RunBounds:
 
 
 def run_bounds(
-    run_dir: str | pathlib.Path, *, num_examples: int = 128, progress_fn: Callable[[int], None] | None = None
+    run_dir: str | pathlib.Path,
+    *,
+    num_examples: int = 128,
+    num_devices: int | None = None,
+    mesh: str | None = None,
+    progress_fn: Callable[[int], None] | None = None,
 ) -> RunBounds:
     """Measure bounds at every readable checkpoint of a run and write them to bounds.json.
+
+    With several processes all must call, and process 0 writes.
 
     Args:
         run_dir: folder of the run.
         num_examples: training examples, the first of those on which curvature is measured.
+        num_devices: devices to measure with; as the run's configuration says where None.
+        mesh: their axes, the same.
         progress_fn: called with the step of each checkpoint before it is measured.
 
     Returns:
@@ -84,7 +95,7 @@ def run_bounds(
     if num_examples < 1:
         raise ValueError(f"num_examples: expected an integer of at least 1, got {num_examples}")
     directory = pathlib.Path(run_dir)
-    run, like = make_run(RunConfig.load(directory / CONFIG))
+    run, like = make_run(RunConfig.load(directory / CONFIG).on_devices(num_devices, mesh))
     if run.dataset.train_targets.ndim != 1:
         raise ValueError(
             f"run_dir: expected a run with one prediction an example, got {run.dataset.name}, which has one a token; "
@@ -92,7 +103,8 @@ def run_bounds(
         )
     checkpoints = Checkpoints(directory / CHECKPOINTS, run.config.keep_checkpoints)
     found, notes, state = [], [], like
-    batch: Batch = jax.tree.map(lambda x: x[:num_examples], run.curvature_batch)
+    # whole in each process: targets are checked, and equal inputs found, on the host
+    batch: Batch = host_values(jax.tree.map(lambda x: x[:num_examples], run.curvature_batch))
     for step in checkpoints.steps():
         if progress_fn is not None:
             progress_fn(step)
@@ -112,7 +124,8 @@ def run_bounds(
     result = RunBounds(
         directory / BOUNDS, found, float(floor), int(np.sum(counts[ids] > 1)), generalization, tuple(notes)
     )
-    write_text(result.path, json.dumps(_as_json(result), indent=1) + "\n")
+    if is_writer():
+        write_text(result.path, json.dumps(_as_json(result), indent=1) + "\n")
     return result
 
 
@@ -122,8 +135,8 @@ def _at(run: Run, state: RunState, step: int, batch: Batch) -> CheckpointBounds:
     paper = None
     if isinstance(run.loss.regularizer, Shannon):
         paper = risk_bounds(run.apply_fn, run.loss, params, batch, kind="paper_softmax")
-    groups = group_ids(np.asarray(batch.inputs))
-    return CheckpointBounds(step, risk, paper, gradient_energy_split(run.apply_fn, run.loss, params, batch, groups))
+    energy = gradient_energy_split(run.apply_fn, run.loss, params, batch, group_ids(batch.inputs))
+    return CheckpointBounds(step, *host_values((risk, paper, energy)))
 
 
 def _generalization(run: Run, params: PyTree) -> GeneralizationBounds:
@@ -135,10 +148,9 @@ def _generalization(run: Run, params: PyTree) -> GeneralizationBounds:
 
 
 def _predict(run: Run, params: PyTree, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    counted = np.asarray(batch.weight) > 0
-    scores = jax.jit(run.apply_fn)(params, batch.inputs)
-    losses = np.asarray(run.loss(scores, batch.targets))
-    return np.argmax(np.asarray(scores), -1)[counted], np.asarray(batch.targets)[counted], losses[counted]
+    scores, targets, weight = host_values((jax.jit(run.apply_fn)(params, batch.inputs), batch.targets, batch.weight))
+    counted = weight > 0
+    return np.argmax(scores, -1)[counted], targets[counted], np.asarray(run.loss(scores, targets))[counted]
 
 
 def _as_json(found: RunBounds) -> dict[str, Any]:

@@ -60,11 +60,13 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, ascending."""
-        if not self._directory.is_dir():
-            return []
-        with ocp.CheckpointManager(self._directory, options=self._options) as manager:
-            return sorted(manager.all_steps())
+        """Steps of the finished checkpoints, ascending, as process 0 sees them; all must call."""
+        there: list[int] = []
+        if self._directory.is_dir():
+            with ocp.CheckpointManager(self._directory, options=self._options) as manager:
+                there = sorted(manager.all_steps())
+        steps: list[int] = on_writer(lambda: there)
+        return steps
 
     def save(self, step: int, state: PyTree, num_rows: int) -> None:
         """Write a checkpoint; it appears under its step only when it is whole.
@@ -98,8 +100,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if there is none, or not that one.
         """
-        there, skipped = self.steps(), list[str]()
-        steps: list[int] = on_writer(lambda: there)
+        steps, skipped = self.steps(), list[str]()
         if step is not None and step not in steps:
             raise CheckpointError(f"step: expected one of the checkpoints {steps} in {self._directory}, got {step}")
         for candidate in reversed(steps if step is None else [step]):

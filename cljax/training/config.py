@@ -157,6 +157,21 @@ class RunConfig:
         """The run directory."""
         return pathlib.Path(self.run_dir or f"runs/{self.dataset}-{self.model}")
 
+    def on_devices(self, num_devices: int | None, mesh: str | None) -> "RunConfig":
+        """The same run on other devices.
+
+        Args:
+            num_devices: how many; where None as they were, or all with another mesh.
+            mesh: axes, where None as they were. It has all axes that the rules of ``shard`` name; their length may
+                be 1.
+
+        Returns:
+            The configuration.
+        """
+        if mesh is not None:
+            return dataclasses.replace(self, num_devices=num_devices, mesh=mesh)
+        return self if num_devices is None else dataclasses.replace(self, num_devices=num_devices)
+
     def save(self, path: pathlib.Path) -> None:
         """Write as JSON, atomically.
 

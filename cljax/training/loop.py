@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from cljax.parallel.distributed import LostProcessError, everywhere, is_lost_process, is_writer, on_writer
+from cljax.parallel.distributed import LostProcessError, everywhere, expect_loss, is_lost_process, is_writer, on_writer
 from cljax.parallel.preemption import StopSignal
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.config import RunConfig
@@ -90,6 +90,7 @@ def resume(
     run_dir: str | pathlib.Path,
     *,
     num_devices: int | None = None,
+    mesh: str | None = None,
     progress: bool = True,
     stop_after: int | None = None,
 ) -> RunResult:
@@ -101,6 +102,7 @@ def resume(
     Args:
         run_dir: folder of the run.
         num_devices: devices to go on with from here on; as the run was configured where None.
+        mesh: their axes from here on, the same.
         progress: show a progress bar.
         stop_after: stop before this step.
 
@@ -113,13 +115,12 @@ def resume(
         LostProcessError: if another process of the run was lost.
     """
     directory = pathlib.Path(run_dir)
-    config = RunConfig.load(directory / CONFIG)
-    if num_devices is not None:
-        config = dataclasses.replace(config, num_devices=num_devices)
+    saved = RunConfig.load(directory / CONFIG)
+    config = saved.on_devices(num_devices, mesh)
     run, state = make_run(config)
     restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
     rows = on_writer(lambda: MetricsLog(directory / METRICS).truncate(restored.num_rows))
-    if num_devices is not None:
+    if config != saved:
         on_writer(lambda: config.save(directory / CONFIG))
     notes = (*run.notes, *restored.skipped)
     return _continue(run, restored.state, directory, rows, notes, progress, stop_after, restored.step)
@@ -173,6 +174,7 @@ def _continue(
     events = EventLog(directory / EVENTS, first) if is_writer() else None
     started = time.perf_counter()
     finished, preempted_at = False, None
+    expect_loss(_remedy(directory, saved))
     try:
         with StopSignal() as stop, RunProgress(config.num_steps, progress and is_writer()) as bar:
             for step in range(first, config.num_steps + 1):
@@ -199,6 +201,7 @@ def _continue(
                     check_finite(state.train, config)
                     checkpoints.save(step, state, len(rows))
                     saved = step
+                    expect_loss(_remedy(directory, saved))
                 if last or preempted_at is not None:
                     finished = last
                     break
@@ -209,20 +212,21 @@ def _continue(
     except Exception as error:
         if not is_lost_process(error):
             raise
-        raise LostProcessError(_lost(error, directory, saved)) from error
+        raise LostProcessError(_lost(error, _remedy(directory, saved))) from error
     finally:
         if events is not None:
             events.close()
     return RunResult(directory, rows, finished, notes, preempted_at)
 
 
-def _lost(error: Exception, directory: pathlib.Path, saved: int | None) -> str:
+def _remedy(directory: pathlib.Path, saved: int | None) -> str:
     remedy = "start it anew" if saved is None else f"cljax resume {directory} goes on from step {saved}"
+    return f"{remedy}, with as many processes as there are then"
+
+
+def _lost(error: Exception, remedy: str) -> str:
     first = str(error).partition("\n")[0]
-    return (
-        f"process {jax.process_index()} of {jax.process_count()}: another process was lost ({first}); {remedy}, with "
-        "as many processes as there are then"
-    )
+    return f"process {jax.process_index()} of {jax.process_count()}: another process was lost ({first}); {remedy}"
 
 
 def measure(run: Run, state: RunState, step: int, seconds_training: float) -> tuple[RunState, dict[str, Any]]:

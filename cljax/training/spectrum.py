@@ -48,6 +48,8 @@ def checkpoint_spectrum(
     step: int | None = None,
     num_probes: int | None = None,
     num_steps: int | None = None,
+    num_devices: int | None = None,
+    mesh: str | None = None,
 ) -> CheckpointSpectrum:
     """Measure spectral densities on the run's curvature batch and write them to spectrum-STEP.json.
 
@@ -58,6 +60,8 @@ def checkpoint_spectrum(
         step: of the checkpoint, the newest readable one where None.
         num_probes: random probes; as the run's configuration says where None.
         num_steps: Lanczos steps for each; as the run's configuration says where None.
+        num_devices: devices to measure with; as the run's configuration says where None.
+        mesh: their axes, the same.
 
     Returns:
         The densities and extreme eigenvalues.
@@ -66,7 +70,7 @@ def checkpoint_spectrum(
         ValueError: if the folder holds no run or no such checkpoint, or a number is below 1.
     """
     directory = pathlib.Path(run_dir)
-    config = RunConfig.load(directory / CONFIG)
+    config = RunConfig.load(directory / CONFIG).on_devices(num_devices, mesh)
     run, like = make_run(config)
     restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(like, step)
     params, batch, size = restored.state.train.params, run.curvature_batch, config.microbatch_size

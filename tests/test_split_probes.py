@@ -1,0 +1,106 @@
+"""Stochastic estimators with parameters split over a mesh: the numbers of one device, vectors that stay split."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.communication import collectives
+from cljax import curvature, spectral, tree
+from cljax._layout import layout_of
+from cljax.spectral import driver, recurrence, rounds, samples, three_term, xtrace
+from tests.oracles import tolerance
+from tests.problems import SHANNON, mlp
+from tests.test_collectives import placed, setting
+
+KEY = jax.random.key(0)
+SPLIT = ["leading axis", "last axis", "both axes"]
+NUM, BYTES = 6, 4
+
+
+def scaled(v, d):
+    return jax.tree.map(jnp.multiply, v, d)
+
+
+def diagonal_operator(name):
+    """Products that need no communication."""
+    d, _ = placed(name)
+    return curvature.FunctionOperator(scaled, tree.zeros_like(d), d)
+
+
+def updates(op):
+    """States of a run and what comes after a product, for each estimator."""
+    for scheme, start in (
+        (importlib.import_module("cljax.spectral.trace")._XTRACE, xtrace.xtrace_start),
+        (importlib.import_module("cljax.spectral.trace")._HUTCHINSON, samples.sample_start),
+    ):
+        vector = rounds.first_probe(op, KEY, "normal")
+        state = start(vector, jax.random.key(1), NUM, *[False] * (start is xtrace.xtrace_start))
+        shardings = tuple(x.sharding for x in jax.tree.leaves(vector))
+        for update in scheme.updates:
+            yield rounds._update_jit, state, (update, shardings)
+    probe, zeros = rounds.first_probe(op, KEY, "rademacher"), jnp.zeros(NUM)
+    state = three_term.ThreeTermState(tree.zeros_like(probe), probe, zeros, zeros, jnp.zeros((), jnp.int32))
+    yield recurrence._update, state, (three_term.three_term_update,)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_only_coefficients_travel(name):
+    """One all-reduce for a sum over all leaves, of as many numbers as there are sums, and no vector."""
+    op = diagonal_operator(name)
+    product = driver.linearized(op)
+    for fn, state, options in updates(op):
+        found = jax.eval_shape(driver._apply, product, state.vector)
+        program = fn.lower(state, found, *options).compile()
+        moved = collectives(program)
+        assert moved
+        assert all(kind == "all-reduce" and size <= BYTES * (NUM + 3) for kind, size in moved)
+        # a device has its part of a basis and of what is calculated with it, and whole small matrices
+        part = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed(name)[0]))
+        assert program.memory_analysis().argument_size_in_bytes <= (NUM + 3) * part + 1024
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_compiled_recurrence_keeps_vectors_split(name):
+    """Its sums need all devices; it had each of them calculate with whole vectors."""
+    op = diagonal_operator(name)
+    keys = jax.random.split(KEY, 2)
+    options = {"run": three_term.three_term_run, "num_steps": NUM, "layout": layout_of(op.struct)}
+    moved = collectives(recurrence._each_compiled.lower(op, keys, (), **options).compile())
+    assert moved == [("all-reduce", BYTES)] * 3
+
+
+@pytest.mark.parametrize("chosen", ["host", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_the_numbers_of_one_device(chosen):
+    def both(estimate):
+        ops = (curvature.gauss_newton(mlp, SHANNON, *arrays) for arrays in (placed("both axes"), setting(jnp.float32)))
+        found, expected = (estimate(op) for op in ops)
+        scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(jnp.float32, 1024, scale))
+        return found
+
+    for method in ("xtrace", "hutchinson"):
+        both(lambda op, method=method: spectral.trace(op, KEY, method=method, max_products=8, driver=chosen).mean)
+    both(lambda op: spectral.frobenius_norm(op, KEY, max_products=4, driver=chosen).mean)
+    found = both(lambda op: spectral.diagonal(op, KEY, max_products=4, driver=chosen).mean)
+    assert [x.sharding for x in jax.tree.leaves(found)] == [x.sharding for x in jax.tree.leaves(placed("both axes")[0])]
+    options = {"num_probes": 2, "num_steps": 5, "reorthogonalize": False, "driver": chosen}
+    both(lambda op: spectral.spectral_density(op, KEY, **options).nodes)
+    both(lambda op: spectral.chebyshev_density(op, KEY, num_probes=2, degree=9, bounds=(-1.0, 9.0)).chebyshev_moments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["xtrace", "hutchinson"])
+def test_derivatives(method):
+    (split, _), (alone, _) = placed("both axes"), setting(jnp.float32)
+
+    def mean(d, like):
+        op = curvature.FunctionOperator(scaled, tree.zeros_like(like), d)
+        return spectral.trace(op, KEY, method=method, max_products=6, driver="compiled").mean
+
+    found, expected = (jax.grad(mean)(d, d) for d in (split, alone))
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(jnp.float32, 1024, float(jnp.abs(b).max())))
