@@ -126,7 +126,20 @@ def _gradient(objective_fn: Any, args: tuple[Any, ...]) -> Any:
 def _resolve(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ...]) -> str:
     if method != "auto":
         return method
-    gradient_fn = _gradient(objective_fn, args)
+    leaves, structure = jax.tree.flatten((objective_fn, params, args))
+    case = (structure, *map(jax.typeof, leaves))
+    if case not in _resolved:
+        if len(_resolved) >= _MOST_RESOLVED:
+            _resolved.clear()
+        _resolved[case] = _find_method(_gradient(objective_fn, args), params)
+    return _resolved[case]
+
+
+_resolved: dict[Any, str] = {}  # to trace a model twice takes longer than to compile a small one
+_MOST_RESOLVED = 64
+
+
+def _find_method(gradient_fn: Any, params: PyTree) -> str:
     if can_compile(lambda p: jax.jvp(gradient_fn, (p,), (p,))[1], params):
         return "forward_over_reverse"
     if can_compile(lambda p: jax.vjp(gradient_fn, p)[1](p), params):
