@@ -9,7 +9,8 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
-from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples
+from cljax.curvature.example_jacobian import read_apply
+from cljax.curvature.examples import check_chunk, map_examples, score_basis
 from cljax.curvature.jacobian import linearize_model
 
 
@@ -113,15 +114,16 @@ def structure_matrix(
         raise ValueError("inputs: expected at least one example, got a batch of size 0")
     if centered and scores.shape[1] < 2:
         raise ValueError("centered: expected at least 2 scores, got 1; use centered=False")
-    chunk_size = check_chunk(chunk_size, scores.shape[0], params, scores.shape[1])
-    return _structure_matrices(apply_tree, params, inputs, centered, chunk_size)
+    return _structure_matrices(apply_tree, params, inputs, centered, check_chunk(chunk_size))
 
 
 @partial(jax.jit, static_argnames=("centered", "chunk_size"))
 @highest_precision
-def _structure_matrices(apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int) -> jax.Array:
-    def one(x: PyTree) -> jax.Array:
-        rows = example_jacobian(apply_fn, params, x)[1]
-        return gram(jax.tree.map(center, rows) if centered else rows)
-
-    return map_examples(one, inputs, chunk_size)
+def _structure_matrices(
+    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int | None
+) -> jax.Array:
+    model = read_apply(apply_fn, params, inputs)
+    basis = score_basis(model.scores, centered)
+    return map_examples(
+        lambda x: model.jacobian(params, x)[1].gram(basis), inputs, chunk_size, model.num_bytes(basis.shape[0])
+    )

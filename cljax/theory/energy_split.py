@@ -11,6 +11,7 @@ from cljax._batch import Batch, as_batch, weighted_mean
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, PyTree
 from cljax.curvature.base import highest_precision
+from cljax.curvature.example_jacobian import read_apply
 from cljax.curvature.examples import check_chunk, map_examples
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
@@ -88,7 +89,7 @@ def gradient_energy_split(
     if weight.shape != (num,):
         raise ValueError(f"weight: expected shape ({num},), got {weight.shape}")
     ids, num_groups = check_groups("groups", groups, num)
-    chunk_size = check_chunk(chunk_size, num, params, 3)
+    chunk_size = check_chunk(chunk_size)
     return _split(loss, apply_tree, params, batch.inputs, targets, weight, ids, num_groups, chunk_size)
 
 
@@ -103,22 +104,19 @@ def _split(
     weight: jax.Array,
     groups: jax.Array,
     num_groups: int,
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> EnergySplit:
     means = group_means(targets, weight, groups, num_groups)[0][groups]
 
+    model = read_apply(apply_fn, params, inputs)
+
     def one(example: tuple[PyTree, jax.Array, jax.Array]) -> jax.Array:
         x, target, mean = example
-        scores, pull_fn = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda leaf: leaf[None], x))[0], params)
-        work = scores.astype(tree.work_dtype(scores.dtype))
+        scores, jacobian = model.jacobian(params, x)
         residual = loss.regularizer.residual
+        directions = jnp.stack([residual(scores, target), residual(scores, mean), mean - target])
+        return jnp.diagonal(jacobian.gram(directions))
 
-        def squared_norm(v: jax.Array) -> jax.Array:
-            gradient = pull_fn(v.astype(scores.dtype))[0]
-            return tree.vdot(gradient, gradient)
-
-        return jax.vmap(squared_norm)(jnp.stack([residual(work, target), residual(work, mean), mean - target]))
-
-    norms = map_examples(one, (inputs, targets, means), chunk_size)
+    norms = map_examples(one, (inputs, targets, means), chunk_size, model.num_bytes(3))
     total, mean_part, noise_part = (weighted_mean(norms[:, i], weight) for i in range(3))
     return EnergySplit(total, mean_part, noise_part, total - mean_part - noise_part)

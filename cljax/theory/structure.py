@@ -11,7 +11,8 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import as_callable_tree, highest_precision
-from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples
+from cljax.curvature.example_jacobian import read_apply
+from cljax.curvature.examples import check_chunk, map_examples, score_basis
 from cljax.losses.fenchel_young import FenchelYoungLoss
 
 SUBSPACES = ("auto", "full", "centered")
@@ -88,8 +89,7 @@ def structure_extremes(
     batch = as_batch(batch)
     apply_tree, num_scores = check_model(apply_fn, params, batch)
     centered = is_centered(subspace, loss, num_scores)
-    chunk_size = check_chunk(chunk_size, batch.num_examples, params, num_scores)
-    eigenvalues = _eigenvalues(apply_tree, params, batch.inputs, centered, chunk_size, spectra)
+    eigenvalues = _eigenvalues(apply_tree, params, batch.inputs, centered, check_chunk(chunk_size), spectra)
     return _extremes(eigenvalues, batch.weight, num_scores, spectra)
 
 
@@ -140,14 +140,16 @@ def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
 @partial(jax.jit, static_argnames=("centered", "chunk_size", "spectra"))
 @highest_precision
 def _eigenvalues(
-    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int, spectra: bool
+    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int | None, spectra: bool
 ) -> jax.Array:
+    model = read_apply(apply_fn, params, inputs)
+    basis = score_basis(model.scores, centered)
+
     def one(example: PyTree) -> jax.Array:
-        rows = example_jacobian(apply_fn, params, example)[1]
-        values = jnp.linalg.eigvalsh(gram(jax.tree.map(center, rows) if centered else rows))
+        values = jnp.linalg.eigvalsh(model.jacobian(params, example)[1].gram(basis))
         return values if spectra else values[jnp.array([0, -1])]
 
-    return map_examples(one, inputs, chunk_size)
+    return map_examples(one, inputs, chunk_size, model.num_bytes(basis.shape[0]))
 
 
 @partial(jax.jit, static_argnames=("num_scores", "spectra"))
