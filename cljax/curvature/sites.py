@@ -132,9 +132,13 @@ def _dot_outputs(site: Site, delta: jax.Array) -> jax.Array:
     num_kernel = site.eqn.invars[site.operand].aval.ndim - len(contracting) - len(groups)
     rest = list(range(len(groups), delta.ndim))
     # the left operand's axes come first
-    kernel, free = (rest[:num_kernel], rest[num_kernel:]) if site.operand == 0 else (
-        rest[len(rest) - num_kernel :],
-        rest[: len(rest) - num_kernel],
+    kernel, free = (
+        (rest[:num_kernel], rest[num_kernel:])
+        if site.operand == 0
+        else (
+            rest[len(rest) - num_kernel :],
+            rest[: len(rest) - num_kernel],
+        )
     )
     return delta.transpose(*groups, *free, *kernel).reshape(site.num_groups, site.num_positions, site.num_outputs)
 

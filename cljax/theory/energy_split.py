@@ -13,10 +13,10 @@ from cljax._typing import ApplyFn, PyTree
 from cljax.curvature.base import highest_precision
 from cljax.curvature.example_jacobian import read_apply
 from cljax.curvature.examples import check_chunk, map_examples
+from cljax.curvature.structure_report import check_scores
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.theory.groups import check_groups, group_means
-from cljax.theory.structure import check_model
 
 
 @pytree_dataclass
@@ -81,7 +81,7 @@ def gradient_energy_split(
     if not isinstance(loss, FenchelYoungLoss):
         raise TypeError(f"loss: expected a Fenchel-Young loss, got {type(loss).__name__}; see losses.fenchel_young")
     batch = as_batch(batch)
-    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     num = batch.num_examples
     dtype = tree.work_dtype(jax.eval_shape(apply_tree, params, batch.inputs).dtype)
     targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype))

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
 from cljax._batch import Batch, as_batch, expand_weight, weighted_mean
 from cljax._checks import check_inexact_tree
 from cljax._typing import ApplyFn, LossFn, PyTree

@@ -14,12 +14,13 @@ from cljax._typing import ApplyFn, PyTree
 from cljax.curvature.base import highest_precision
 from cljax.curvature.example_jacobian import read_apply
 from cljax.curvature.examples import check_chunk, map_examples, score_basis
+from cljax.curvature.structure_report import check_scores
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.theory.entropy import grouped_entropy
 from cljax.theory.groups import check_groups, group_means
 from cljax.theory.risk_forms import FORMS, Quantities, choose_form
-from cljax.theory.structure import check_model, is_above_rounding, is_centered
+from cljax.theory.structure import is_above_rounding, is_centered
 
 
 @pytree_dataclass
@@ -138,7 +139,7 @@ def risk_bounds(
     if not isinstance(loss, FenchelYoungLoss):
         raise TypeError(f"loss: expected a Fenchel-Young loss, got {type(loss).__name__}; see losses.fenchel_young")
     batch = as_batch(batch)
-    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     num = batch.num_examples
     shape = jax.eval_shape(apply_tree, params, batch.inputs)
     dtype = tree.work_dtype(shape.dtype)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax._batch import Batch, as_batch
-from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.curvature.base import as_callable_tree, highest_precision
+from cljax.curvature.base import highest_precision
 from cljax.curvature.example_jacobian import read_apply
 from cljax.curvature.examples import check_chunk, map_examples, score_basis
+from cljax.curvature.structure_report import check_scores
 from cljax.losses.fenchel_young import FenchelYoungLoss
 
 SUBSPACES = ("auto", "full", "centered")
@@ -87,32 +87,10 @@ def structure_extremes(
         arXiv:2608.09523, section 9.3.2 and corollary 5.3; the restriction to the complement of ones is ours.
     """
     batch = as_batch(batch)
-    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     centered = is_centered(subspace, loss, num_scores)
     eigenvalues = _eigenvalues(apply_tree, params, batch.inputs, centered, check_chunk(chunk_size), spectra)
     return _extremes(eigenvalues, batch.weight, num_scores, spectra)
-
-
-def check_model(apply_fn: Any, params: PyTree, batch: Batch) -> tuple[Any, int]:
-    """The model as a pytree, and K.
-
-    Args:
-        apply_fn: hashable, or a callable pytree.
-        params: pytree of floating arrays.
-        batch: examples.
-
-    Returns:
-        The callable pytree and the number of scores.
-
-    Raises:
-        ValueError: if the scores are not of shape (batch, K).
-    """
-    check_inexact_tree("params", params)
-    apply_tree = as_callable_tree("apply_fn", apply_fn)
-    scores = jax.eval_shape(apply_tree, params, batch.inputs)
-    if len(scores.shape) != 2:
-        raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
-    return apply_tree, scores.shape[1]
 
 
 def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
