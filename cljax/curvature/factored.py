@@ -69,8 +69,10 @@ class Kernel:
         num_rows = d.shape[0]
         form = self.form(num_rows)
         if form == "kernel gradient":
-            rows = jnp.einsum("bpi,kbpo->kbio", x, d).reshape(num_rows, -1)
-            return jnp.matmul(rows, rows.T)
+            groups, positions, outputs = d.shape[1:]
+            rows = jnp.matmul(d.transpose(1, 0, 3, 2).reshape(groups, num_rows * outputs, positions), x)
+            rows = rows.reshape(groups, num_rows, -1)
+            return jnp.sum(jnp.matmul(rows, rows.transpose(0, 2, 1)), axis=0)
         return jnp.matmul(d.reshape(num_rows, -1), _spread(x, d).reshape(num_rows, -1).T)
 
     def push(self, inputs: Sequence[jax.Array], deltas: Sequence[jax.Array]) -> list[jax.Array]:

@@ -6,7 +6,6 @@ group.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 
 from cljax.curvature.program import Program, Step, Use
 
-_MOST_OFFSETS = 1024
+_MOST_OFFSETS = 4096
 """Entries of a convolution's window beyond which its patches are not taken."""
 
 
@@ -165,23 +164,23 @@ def _conv_site(step: Step, use: Use) -> Site | str:
 
 
 def _conv_inputs(site: Site, x: jax.Array) -> jax.Array:
-    """Patches, cut out one entry of the window at a time."""
+    """Patches, by shifts along one axis after the other."""
     params, shape = site.eqn.params, site.eqn.invars[1].aval.shape
     numbers = params["dimension_numbers"]
-    batch, feature, *space = numbers.lhs_spec
-    x = x.transpose(batch, *space, feature)
+    # axis by axis, positions last: each cut is a copy of whole stretches of memory
+    x = x.transpose(numbers.lhs_spec)
     dilated = zip(params["padding"], params["lhs_dilation"], strict=True)
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((a, b, d - 1) for (a, b), d in dilated), (0, 0, 0)])
-    out = [site.result.shape[axis] for axis in numbers.out_spec[2:]]
-    strides = params["window_strides"]
-    cuts = []
-    for offset in itertools.product(*(range(shape[axis]) for axis in numbers.rhs_spec[2:])):
-        start = [i * dilation for i, dilation in zip(offset, params["rhs_dilation"], strict=True)]
-        stop = [a + (num - 1) * stride + 1 for a, num, stride in zip(start, out, strides, strict=True)]
-        cuts.append(jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
-    patches = jnp.stack(cuts, axis=-2) if len(cuts) > 1 else cuts[0]
-    patches = patches.reshape(site.num_positions, len(cuts), site.num_groups, -1)
-    return patches.transpose(2, 0, 1, 3).reshape(site.num_groups, site.num_positions, site.num_inputs)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *((a, b, d - 1) for (a, b), d in dilated)])
+    num_batch, num_offsets, num_cuts = x.shape[0], 1, 0
+    for axis, kernel_axis, out_axis in zip(range(2, x.ndim), numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True):
+        stride, dilation = params["window_strides"][axis - 2], params["rhs_dilation"][axis - 2]
+        extent = (site.result.shape[out_axis] - 1) * stride + 1
+        starts = range(0, shape[kernel_axis] * dilation, dilation)
+        cuts = [jax.lax.slice_in_dim(x, start, start + extent, stride, axis + num_cuts) for start in starts]
+        x, num_cuts, num_offsets = jnp.stack(cuts), num_cuts + 1, num_offsets * len(cuts)
+    patches = x.reshape(num_offsets, num_batch, site.num_groups, -1, site.num_positions // num_batch)
+    patches = patches.transpose(2, 0, 3, 1, 4).reshape(site.num_groups, site.num_inputs, site.num_positions)
+    return patches.transpose(0, 2, 1)
 
 
 def _conv_outputs(site: Site, delta: jax.Array) -> jax.Array:
