@@ -13,6 +13,7 @@ from cljax import tree
 from cljax._typing import PyTree
 from cljax.curvature.factored import Kernel, find_kernel
 from cljax.curvature.program import Program, read_program
+from cljax.curvature.row_conv import convolve_by_rows, pays_by_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ class ExampleModel:
                 if step not in sites:
                     return results
                 factors[step] = sites[step].input_factor(operands)
-                return [results[0] + taps[step]]
+                result = convolve_by_rows(sites[step], operands) if pays_by_rows(sites[step]) else results[0]
+                return [result + taps[step]]
 
             given = list(leaves)
             for index, leaf in zip(self.plain, plain, strict=True):

@@ -1,7 +1,7 @@
 """J Jᵀ of kernels from inputs and back-propagated derivatives, without the gradients where that costs less."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -66,14 +66,8 @@ class Kernel:
             Shape (m, m).
         """
         x, d = jnp.concatenate(inputs, axis=1), jnp.concatenate(deltas, axis=2)
-        num_rows = d.shape[0]
-        form = self.form(num_rows)
-        if form == "kernel gradient":
-            groups, positions, outputs = d.shape[1:]
-            rows = jnp.matmul(d.transpose(1, 0, 3, 2).reshape(groups, num_rows * outputs, positions), x)
-            rows = rows.reshape(groups, num_rows, -1)
-            return jnp.sum(jnp.matmul(rows, rows.transpose(0, 2, 1)), axis=0)
-        return jnp.matmul(d.reshape(num_rows, -1), _spread(x, d).reshape(num_rows, -1).T)
+        gram_fn = _gradient_gram if self.form(d.shape[0]) == "kernel gradient" else _patch_gram
+        return _over_groups(gram_fn, x, d)
 
     def push(self, inputs: Sequence[jax.Array], deltas: Sequence[jax.Array]) -> list[jax.Array]:
         """Changes of the results where the kernel changes by the sum of its gradients: X Xᵀ D.
@@ -86,10 +80,7 @@ class Kernel:
             For each site (m, B, P, O).
         """
         x, d = jnp.concatenate(inputs, axis=1), jnp.concatenate(deltas, axis=2)
-        if self.num_positions <= 2 * self.sites[0].num_inputs:
-            pushed = _spread(x, d)
-        else:
-            pushed = jnp.einsum("bqi,kbio->kbqo", x, jnp.einsum("bpi,kbpo->kbio", x, d))
+        pushed = jax.vmap(_spread, (0, 1), 1)(x, d)
         ends, start = [], 0
         for site in self.sites:
             ends.append(pushed[:, :, start : start + site.num_positions])
@@ -97,11 +88,31 @@ class Kernel:
         return ends
 
 
+def _gradient_gram(x: jax.Array, d: jax.Array) -> jax.Array:
+    """<Xᵀ D_k, Xᵀ D_l> of one kernel: X (P, I), D (m, P, O)."""
+    rows = jnp.einsum("kpo,pi->koi", d, x).reshape(d.shape[0], -1)
+    return jnp.matmul(rows, rows.T)
+
+
+def _patch_gram(x: jax.Array, d: jax.Array) -> jax.Array:
+    """<D_k, X Xᵀ D_l> of one kernel."""
+    return jnp.matmul(d.reshape(d.shape[0], -1), _spread(x, d).reshape(d.shape[0], -1).T)
+
+
 def _spread(x: jax.Array, d: jax.Array) -> jax.Array:
-    """X Xᵀ D."""
-    if x.shape[1] == 1:
-        return jnp.sum(x * x, axis=-1)[None, :, :, None] * d
-    return jnp.einsum("bpq,kbqo->kbpo", jnp.einsum("bpi,bqi->bpq", x, x), d)
+    """X Xᵀ D of one kernel."""
+    if x.shape[0] == 1:
+        return jnp.sum(x * x) * d
+    if x.shape[0] <= 2 * x.shape[1]:
+        return jnp.einsum("pq,kqo->kpo", jnp.matmul(x, x.T), d)
+    return jnp.einsum("qi,kio->kqo", x, jnp.einsum("pi,kpo->kio", x, d))
+
+
+def _over_groups(gram_fn: Callable[..., jax.Array], x: jax.Array, d: jax.Array) -> jax.Array:
+    """The sum over kernels side by side; a single one goes without the axis, which would cost copies."""
+    if x.shape[0] == 1:
+        return gram_fn(x[0], d[:, 0])
+    return jnp.sum(jax.vmap(gram_fn, (0, 1))(x, d), axis=0)
 
 
 def find_kernel(program: Program, leaf: int) -> Kernel | str:
