@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._pytree import pytree_dataclass, static
 from cljax._typing import PyTree
 from cljax.curvature.factored import Kernel, find_kernel
 from cljax.curvature.program import Program, read_program
@@ -84,20 +85,24 @@ class ExampleModel:
         taps = {step: jnp.zeros(site.result.shape, site.result.dtype) for step, site in sites.items()}
         plain = [leaves[index] for index in self.plain]
         scores, pull_fn, factors = jax.vjp(run, taps, plain, has_aux=True)
-        return scores.astype(tree.work_dtype(scores.dtype)), ExampleJacobian(self, pull_fn, factors)
+        return scores.astype(tree.work_dtype(scores.dtype)), ExampleJacobian(
+            self.kernels, self.scores, pull_fn, factors
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@pytree_dataclass
 class ExampleJacobian:
     """The Jacobian J of one example's scores; it lives inside of one trace.
 
     Attributes:
-        model: what it is of.
+        kernels: the leaves that are kernels.
+        scores: shape (K,) and dtype.
         pull_fn: derivatives of a combination of the scores in the sites' results, by step, and in the plain leaves.
         factors: inputs (B, P, I) of each site, by step.
     """
 
-    model: ExampleModel
+    kernels: tuple[Kernel, ...] = static()
+    scores: jax.ShapeDtypeStruct = static()
     pull_fn: Callable[..., Any]
     factors: dict[int, jax.Array]
 
@@ -111,7 +116,7 @@ class ExampleJacobian:
             Shape (m, m), symmetric, in float32 at least.
         """
         num_rows, num_scores = directions.shape
-        dtype = self.model.scores.dtype
+        dtype = self.scores.dtype
         # scores of half precision would round the directions: there unit vectors are pulled back, which are exact
         exact = jnp.finfo(dtype).bits >= 32 or num_rows < num_scores - 1
         pulled = directions.astype(dtype) if exact else jnp.eye(num_scores, dtype=dtype)
@@ -119,7 +124,7 @@ class ExampleJacobian:
         if not exact:
             deltas, rows = jax.tree.map(lambda x: jnp.tensordot(directions.astype(x.dtype), x, 1), (deltas, rows))
         parts = [jnp.matmul(row, row.T) for row in (row.reshape(row.shape[0], -1) for row in rows)]
-        for kernel in self.model.kernels:
+        for kernel in self.kernels:
             parts.append(kernel.gram(*self._of_sites(kernel, deltas)))
         total = sum(parts, jnp.zeros((num_rows, num_rows), tree.work_dtype(dtype)))
         return (total + total.T) / 2
@@ -133,10 +138,10 @@ class ExampleJacobian:
         Returns:
             Their products (m, K), in float32 at least.
         """
-        scores = self.model.scores
+        scores = self.scores
         deltas, rows = jax.vmap(self.pull_fn)(directions.astype(scores.dtype))
         changes = {}
-        for kernel in self.model.kernels:
+        for kernel in self.kernels:
             pushed = kernel.push(*self._of_sites(kernel, deltas))
             for site, change in zip(kernel.sites, pushed, strict=True):
                 back = jax.linear_transpose(site.output_factor, site.result)
