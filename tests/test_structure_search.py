@@ -108,9 +108,9 @@ def test_method_is_chosen_and_checked():
     arguments = case.apply_fn, case.loss, case.params, case.batch
     assert theory.structure_extremes(*arguments).num_products is None
     assert theory.structure_extremes(*arguments, method="matrix_free").num_products.shape == (7,)
-    assert not structure._is_matrix_free("auto", 256, 256, False)
-    assert structure._is_matrix_free("auto", 257, 256, False)
-    assert not structure._is_matrix_free("auto", 257, 257, True)
+    assert not structure._is_matrix_free("auto", 512, 512, False)
+    assert structure._is_matrix_free("auto", 513, 512, False)
+    assert not structure._is_matrix_free("auto", 513, 513, True)
     with pytest.raises(ValueError, match=r"method: expected one of .*got 'sparse'"):
         theory.structure_extremes(*arguments, method="sparse")
     with pytest.raises(ValueError, match="spectra: expected False with method 'matrix_free'"):

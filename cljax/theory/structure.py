@@ -20,8 +20,8 @@ from cljax.theory.structure_search import search_extremes
 SUBSPACES = ("auto", "full", "centered")
 METHODS = ("auto", "dense", "matrix_free")
 
-_MANY_SCORES = 256
-"""K above which "auto" takes products: 30 to 60 of them, each of two passes, against K passes and K³ operations."""
+_MANY_SCORES = 512
+"""K above which "auto" takes products, some 100 of two passes each, against K passes and K³ operations."""
 
 
 @pytree_dataclass
@@ -65,7 +65,7 @@ def structure_extremes(
     spectra: bool = False,
     method: str = "auto",
     tol: float = 1e-3,
-    max_products: int = 100,
+    max_products: int = 150,
     key: jax.Array | None = None,
 ) -> StructureExtremes:
     """Extreme eigenvalues of A_x = J_x J_xᵀ over a batch.
@@ -85,7 +85,8 @@ def structure_extremes(
         spectra: whether to return all eigenvalues of each example too.
         method: "dense" for whole matrices, K backward passes and eigenvalues of a (K, K) matrix for each example;
             "matrix_free" for a Lanczos run of each example, whose every product takes a backward and a forward pass,
-            30 to 60 of them as a rule; "auto" for "matrix_free" where K is above 256 and spectra are not asked for.
+            some 20 of them for λ_max and 50 to 150 for λ_min; "auto" for "matrix_free" where K is above 512 and
+            spectra are not asked for.
         tol: relative residual at which an eigenvalue counts as converged, for "matrix_free".
         max_products: most products with each A_x, for "matrix_free".
         key: typed PRNG key of the start vector, for "matrix_free"; None for that of seed 0.

@@ -15,7 +15,7 @@ from cljax.curvature.base import highest_precision
 from cljax.curvature.example_jacobian import ExampleJacobian, read_apply
 from cljax.curvature.examples import center, map_examples
 
-_STEPS_BETWEEN = 8
+_STEPS_BETWEEN = 16
 """Steps of a run between two looks at its Ritz values."""
 
 
