@@ -29,6 +29,8 @@ class Run:
 
     "lanczos": what 90 Lanczos steps cost in units of their 90 Hessian products, by time, with the project's target.
 
+    "structure": what the structure matrices of a batch cost, in gradients and against whole rows of Jacobians.
+
     $ python -m benchmarks run products --problems mlp lenet --repeats 10
 
     $ python -m benchmarks run products --problems resnet18 --size full --repeats 0
