@@ -82,6 +82,11 @@ def recurrent(p, x):
     return h @ p["out"]
 
 
+def contracted_in_two_orders(p, x):
+    first = jax.lax.dot_general(x, p["w"], (((1, 2), (0, 1)), ((), ())))
+    return first * jax.lax.dot_general(jnp.tanh(x), p["w"], (((2, 1), (1, 0)), ((), ())))
+
+
 def tied(p, x):
     tokens = jnp.argsort(x, axis=1)
     return jnp.tanh(p["embedding"][tokens].mean(1)) @ p["embedding"].T
@@ -180,6 +185,7 @@ CASES = {
     "shared at several places": Case(
         recurrent, {"in": (3, 5), "out": (5, 2), "rec": (5, 5)}, (4, 3), "kernel gradient, outer, kernel gradient"
     ),
+    "shared, axes in two orders": Case(contracted_in_two_orders, {"w": (2, 3, 4)}, (2, 3), "patch gram"),
     "shared in several arrangements": Case(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": (4, 5)}, (4,), "rows"),
     "tied embeddings": Case(tied, {"embedding": (6, 4)}, (6,), "rows"),
     "scan": Case(scanned, {"layers": (3, 4, 4), "out": (4, 2)}, (4,), "rows outer"),
