@@ -171,9 +171,8 @@ def read_model(fn: Callable[..., jax.Array], params: PyTree, *args: PyTree) -> E
     """
     program = read_program(fn, params, *args)
     structs = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(params))
-    scores = jax.eval_shape(fn, params, *args)
     findings = tuple(find_kernel(program, leaf) for leaf in range(len(structs)))
-    return ExampleModel(program, findings, structs, scores)
+    return ExampleModel(program, findings, structs, program.structs[0])
 
 
 def read_apply(apply_fn: Any, params: PyTree, inputs: PyTree) -> ExampleModel:

@@ -51,9 +51,9 @@ class Kernel:
     def num_values(self, num_rows: int) -> int:
         """Entries of what the cheapest form works with, derivatives included."""
         site, p = self.sites[0], self.num_positions
-        work = num_rows * site.num_inputs if self.form(num_rows) == "kernel gradient" else p * (p + num_rows)
-        derivatives = p * (num_rows * site.num_outputs + site.num_inputs)
-        return site.num_groups * (derivatives + (work * site.num_outputs if work else 0))
+        i, o = site.num_inputs, site.num_outputs
+        work = num_rows * i * o if self.form(num_rows) == "kernel gradient" else p * p + num_rows * p * o
+        return site.num_groups * (p * (i + num_rows * o) + work)
 
     def gram(self, inputs: Sequence[jax.Array], deltas: Sequence[jax.Array]) -> jax.Array:
         """The kernel's share of J Jᵀ.

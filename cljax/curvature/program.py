@@ -84,6 +84,7 @@ class Program:
         inputs: numbers of the other arguments.
         consts: arrays that the function brings along, by number.
         outputs: the results.
+        structs: shapes and dtypes of the results.
         uses: for each parameter leaf, what it is used for.
     """
 
@@ -92,6 +93,7 @@ class Program:
     inputs: tuple[int, ...]
     consts: dict[int, Any]
     outputs: tuple[Slot, ...]
+    structs: tuple[jax.ShapeDtypeStruct, ...]
     uses: tuple[tuple[Use, ...], ...]
 
     def run(
@@ -148,7 +150,8 @@ def read_program(fn: Callable[..., Any], params: Any, *args: Any) -> Program:
     outputs = tuple(reader.inline(jaxpr, arguments))
     steps = _live(reader.steps, outputs)
     uses = _uses(steps, outputs, reader.views, num)
-    return Program(steps, leaves, inputs, reader.consts, outputs, uses)
+    structs = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in jaxpr.out_avals)
+    return Program(steps, leaves, inputs, reader.consts, outputs, structs, uses)
 
 
 class _Reader:
