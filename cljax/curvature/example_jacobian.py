@@ -98,7 +98,7 @@ class ExampleJacobian:
         kernels: the leaves that are kernels.
         scores: shape (K,) and dtype.
         pull_fn: derivatives of a combination of the scores in the sites' results, by step, and in the plain leaves.
-        factors: inputs (B, P, I) of each site, by step.
+        factors: inputs (B, I, P) of each site, by step.
     """
 
     kernels: tuple[Kernel, ...] = static()

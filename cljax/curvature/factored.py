@@ -16,8 +16,8 @@ FORMS = ("outer", "patch gram", "kernel gradient")
 class Kernel:
     """A parameter leaf that is a kernel wherever it is used, in one arrangement.
 
-    With X the inputs, of shape (B, P, I), and D_k the derivatives of score k in the results, (B, P, O), its share of
-    J Jᵀ has the entries Σ_b <Xᵀ D_k, Xᵀ D_l> = Σ_b <D_k, X Xᵀ D_l>. The sides of this equation are two ways to it:
+    With X the inputs, of shape (B, I, P), and D_k the derivatives of score k in the results, (B, P, O), its share of
+    J Jᵀ has the entries Σ_b <X D_k, X D_l> = Σ_b <D_k, Xᵀ X D_l>. The sides of this equation are two ways to it:
 
     - "kernel gradient" on the left, for kernels of few entries at many positions,
     - "patch gram" on the right, for kernels of many entries at few positions; "outer" where there is one position.
@@ -59,27 +59,27 @@ class Kernel:
         """The kernel's share of J Jᵀ.
 
         Args:
-            inputs: for each site (B, P, I).
+            inputs: for each site (B, I, P).
             deltas: for each site m derivatives in its results, (m, B, P, O).
 
         Returns:
             Shape (m, m).
         """
-        x, d = jnp.concatenate(inputs, axis=1), jnp.concatenate(deltas, axis=2)
+        x, d = jnp.concatenate(inputs, axis=2), jnp.concatenate(deltas, axis=2)
         gram_fn = _gradient_gram if self.form(d.shape[0]) == "kernel gradient" else _patch_gram
         return _over_groups(gram_fn, x, d)
 
     def push(self, inputs: Sequence[jax.Array], deltas: Sequence[jax.Array]) -> list[jax.Array]:
-        """Changes of the results where the kernel changes by the sum of its gradients: X Xᵀ D.
+        """Changes of the results where the kernel changes by the sum of its gradients: Xᵀ X D.
 
         Args:
-            inputs: for each site (B, P, I).
+            inputs: for each site (B, I, P).
             deltas: for each site (m, B, P, O).
 
         Returns:
             For each site (m, B, P, O).
         """
-        x, d = jnp.concatenate(inputs, axis=1), jnp.concatenate(deltas, axis=2)
+        x, d = jnp.concatenate(inputs, axis=2), jnp.concatenate(deltas, axis=2)
         pushed = jax.vmap(_spread, (0, 1), 1)(x, d)
         ends, start = [], 0
         for site in self.sites:
@@ -89,23 +89,24 @@ class Kernel:
 
 
 def _gradient_gram(x: jax.Array, d: jax.Array) -> jax.Array:
-    """<Xᵀ D_k, Xᵀ D_l> of one kernel: X (P, I), D (m, P, O)."""
-    rows = jnp.einsum("kpo,pi->koi", d, x).reshape(d.shape[0], -1)
+    """<X D_k, X D_l> of one kernel: X (I, P), D (m, P, O)."""
+    rows = jnp.einsum("kpo,ip->koi", d, x).reshape(d.shape[0], -1)
     return jnp.matmul(rows, rows.T)
 
 
 def _patch_gram(x: jax.Array, d: jax.Array) -> jax.Array:
-    """<D_k, X Xᵀ D_l> of one kernel."""
+    """<D_k, Xᵀ X D_l> of one kernel."""
     return jnp.matmul(d.reshape(d.shape[0], -1), _spread(x, d).reshape(d.shape[0], -1).T)
 
 
 def _spread(x: jax.Array, d: jax.Array) -> jax.Array:
-    """X Xᵀ D of one kernel."""
-    if x.shape[0] == 1:
+    """Xᵀ X D of one kernel."""
+    num_inputs, num_positions = x.shape
+    if num_positions == 1:
         return jnp.sum(x * x) * d
-    if x.shape[0] <= 2 * x.shape[1]:
-        return jnp.einsum("pq,kqo->kpo", jnp.matmul(x, x.T), d)
-    return jnp.einsum("qi,kio->kqo", x, jnp.einsum("pi,kpo->kio", x, d))
+    if num_positions <= 2 * num_inputs:
+        return jnp.einsum("pq,kqo->kpo", jnp.matmul(x.T, x), d)
+    return jnp.einsum("iq,kio->kqo", x, jnp.einsum("ip,kpo->kio", x, d))
 
 
 def _over_groups(gram_fn: Callable[..., jax.Array], x: jax.Array, d: jax.Array) -> jax.Array:

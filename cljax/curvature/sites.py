@@ -50,7 +50,7 @@ class Site:
         return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
     def input_factor(self, operands: Sequence[jax.Array]) -> jax.Array:
-        """The inputs x_p of the kernels: (B, P, I).
+        """The inputs x_p of the kernels: (B, I, P).
 
         Args:
             operands: of the operation.
@@ -121,7 +121,7 @@ def _dot_inputs(site: Site, x: jax.Array) -> jax.Array:
     meets = _by_kernel_axis(site, contracting[1 - site.operand], contracting[site.operand])
     groups = _by_kernel_axis(site, batch[1 - site.operand], batch[site.operand])
     free = [axis for axis in range(x.ndim) if axis not in {*meets, *groups}]
-    return x.transpose(*groups, *free, *meets).reshape(site.num_groups, site.num_positions, site.num_inputs)
+    return x.transpose(*groups, *meets, *free).reshape(site.num_groups, site.num_inputs, site.num_positions)
 
 
 def _dot_outputs(site: Site, delta: jax.Array) -> jax.Array:
@@ -179,8 +179,7 @@ def _conv_inputs(site: Site, x: jax.Array) -> jax.Array:
         cuts = [jax.lax.slice_in_dim(x, start, start + extent, stride, axis + num_cuts) for start in starts]
         x, num_cuts, num_offsets = jnp.stack(cuts), num_cuts + 1, num_offsets * len(cuts)
     patches = x.reshape(num_offsets, num_batch, site.num_groups, -1, site.num_positions // num_batch)
-    patches = patches.transpose(2, 0, 3, 1, 4).reshape(site.num_groups, site.num_inputs, site.num_positions)
-    return patches.transpose(0, 2, 1)
+    return patches.transpose(2, 0, 3, 1, 4).reshape(site.num_groups, site.num_inputs, site.num_positions)
 
 
 def _conv_outputs(site: Site, delta: jax.Array) -> jax.Array:
