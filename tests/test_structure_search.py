@@ -117,6 +117,8 @@ def test_method_is_chosen_and_checked():
         theory.structure_extremes(*arguments, method="matrix_free", spectra=True)
     with pytest.raises(ValueError, match="tol: expected a relative tolerance"):
         theory.structure_extremes(*arguments, method="matrix_free", tol=2.0)
+    with pytest.raises(ValueError, match="max_products: expected an integer of at least 4, got 3"):
+        theory.structure_extremes(*arguments, method="matrix_free", max_products=3)
     with pytest.raises(TypeError, match="key: expected one typed PRNG key"):
         theory.structure_extremes(*arguments, method="matrix_free", key=0)
     one = problem("logistic", jnp.float32)

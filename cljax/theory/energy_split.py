@@ -56,7 +56,7 @@ def gradient_energy_split(
         params: pytree of floating arrays.
         batch: a ``cljax.Batch`` with weights of shape (n,) or none, or a tuple (inputs, targets).
         groups: integer ids of equal inputs, shape (n,), see ``theory.group_ids``.
-        chunk_size: examples whose gradients are held at a time; None for as many as fit in 256 MiB.
+        chunk_size: examples worked on at a time; None for as many as fit in 256 MiB.
 
     Returns:
         The energy, its parts, and how far they are from adding up.

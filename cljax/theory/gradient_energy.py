@@ -28,7 +28,7 @@ def gradient_energy(
         loss: per-example ``loss(scores, targets) -> (batch, ...)``, never reduced.
         params: pytree of floating arrays.
         batch: a ``cljax.Batch``, or a tuple (inputs, targets).
-        chunk_size: examples whose gradients are held at a time; None for as many as fit in 256 MiB.
+        chunk_size: examples worked on at a time; None for as many as fit in 256 MiB.
 
     Returns:
         A scalar in squared units of the gradient, in float32 at least; NaN where all weights are 0.

@@ -112,7 +112,7 @@ def risk_bounds(
         kind: one of the above; "auto" takes the tightest true one for loss and targets.
         groups: integer ids of equal inputs, shape (n,), see ``theory.group_ids``. Then targets are replaced by the
             mean of their group and the excess over the floor is bounded, as conflicting labels ask for.
-        chunk_size: examples whose Jacobians are held at a time, see ``curvature.structure_matrix``.
+        chunk_size: examples worked on at a time, see ``curvature.structure_matrix``.
 
     Returns:
         Bounds, what they are made of, and which assumptions held. NaN in parameters or inputs gives NaN.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax._batch import Batch, as_batch
-from cljax._checks import check_key, check_tol
+from cljax._checks import check_key, check_positive_int, check_tol
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import highest_precision
@@ -81,14 +81,14 @@ def structure_extremes(
         batch: a ``cljax.Batch``, or a tuple (inputs, targets).
         subspace: "full" for the eigenvalues of A_x, as the papers take them; "centered" for those on the complement of
             ones, for K of at least 2; "auto" for "centered" with Fenchel-Young losses on the simplex.
-        chunk_size: examples whose Jacobians are held at a time, see ``curvature.structure_matrix``.
+        chunk_size: examples worked on at a time, see ``curvature.structure_matrix``.
         spectra: whether to return all eigenvalues of each example too.
         method: "dense" for whole matrices, K backward passes and eigenvalues of a (K, K) matrix for each example;
             "matrix_free" for a Lanczos run of each example, whose every product takes a backward and a forward pass,
-            some 20 of them for λ_max and 50 to 150 for λ_min; "auto" for "matrix_free" where K is above 512 and
+            60 to 140 of them, most for λ_min; "auto" for "matrix_free" where K is above 512 and
             spectra are not asked for.
         tol: relative residual at which an eigenvalue counts as converged, for "matrix_free".
-        max_products: most products with each A_x, for "matrix_free".
+        max_products: static, most products with each A_x, at least 4, for "matrix_free".
         key: typed PRNG key of the start vector, for "matrix_free"; None for that of seed 0.
 
     Returns:
@@ -96,7 +96,8 @@ def structure_extremes(
 
     Raises:
         ValueError: if the subspace or the method is not known, K is 1 for "centered", the scores are not of shape
-            (batch, K), the batch is empty, or "matrix_free" is asked for spectra or on fewer than 2 dimensions.
+            (batch, K), the batch is empty, ``tol`` or ``max_products`` is out of range, or "matrix_free" is asked for
+            spectra or on fewer than 2 dimensions.
         TypeError: if ``params`` has a leaf that is not floating, ``apply_fn`` is not hashable, or ``key`` no typed key.
 
     Example:
@@ -119,6 +120,7 @@ def structure_extremes(
     if _is_matrix_free(method, num_scores, num_scores - centered, spectra):
         key = jax.random.key(0) if key is None else key
         check_key("key", key)
+        max_products = check_positive_int("max_products", max_products, minimum=4)
         options: dict[str, Any] = {"centered": centered, "chunk_size": chunk_size, "max_products": max_products}
         values, *known = search_extremes(apply_tree, params, batch.inputs, key, check_tol("tol", tol), **options)
         return _extremes(values, batch.weight, num_scores, False, *known)
