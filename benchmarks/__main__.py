@@ -9,14 +9,14 @@ import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import bench_lanczos, bench_plan, bench_products, bench_scaling
+from benchmarks import bench_lanczos, bench_plan, bench_products, bench_scaling, bench_structure
 from benchmarks.compare import compare
 from benchmarks.harness import FORMAT, environment, prepare_output, read_results, write_results
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
 from cljax._checks import check_positive_int
 from cljax._registry import lookup
 
-BENCHMARKS = {"products": bench_products.run, "lanczos": bench_lanczos.run}
+BENCHMARKS = {"products": bench_products.run, "lanczos": bench_lanczos.run, "structure": bench_structure.run}
 """Benchmarks by name, called as ``run(problems, repeats, console)``; they print and return rows."""
 
 
@@ -28,6 +28,8 @@ class Run:
     batch, by XLA's FLOP count and by time, with the project's targets.
 
     "lanczos": what 90 Lanczos steps cost in units of their 90 Hessian products, by time, with the project's target.
+
+    "structure": what the structure matrices of a batch cost, in gradients and against whole rows of Jacobians.
 
     $ python -m benchmarks run products --problems mlp lenet --repeats 10
 

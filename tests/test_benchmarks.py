@@ -102,6 +102,22 @@ def test_lanczos_in_its_products(tmp_path, capsys):
     assert compare(harness.read_results(path), harness.read_results(path), Console()) == 0
 
 
+def test_structure_matrices_against_whole_rows(tmp_path, capsys):
+    path = tmp_path / "structure.json"
+    arguments = ["run", "structure", "--problems", "mlp", "--size", "tiny", "--repeats", "2"]
+    assert main(*arguments, "--output", path) == 0
+    results = harness.read_results(path)
+    rows = {(row["operator"], row["form"]): row for row in results["rows"]}
+    forms = ("whole rows", "factors", "centered")
+    assert set(rows) == {("gradient", ""), *(("structure", form) for form in forms)}
+    factors = rows["structure", "factors"]
+    assert factors["targets_met"]["speedup"] == (factors["speedup"]["median"] >= 20)
+    assert factors["targets_met"]["flops_in_gradients"] == (factors["flops_in_gradients"] <= 10 / 3 + 1.5)
+    assert rows["structure", "whole rows"]["speedup"]["median"] == 1
+    assert "mlp: 4 examples" in capsys.readouterr().out
+    assert compare(results, results, Console()) == 0
+
+
 def test_weak_scaling(tmp_path, monkeypatch):
     """A device's work does not grow with their number, one all-reduce adds it up, and a spread basis falls as 1/n."""
     monkeypatch.setattr(bench_scaling, "DEVICES", (1, 8))
@@ -214,7 +230,10 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text("[]")
     for arguments, expected in [
-        (("run", "prodcts"), "benchmark: expected one of products, lanczos; got 'prodcts'; did you mean 'products'?"),
+        (
+            ("run", "prodcts"),
+            "benchmark: expected one of products, lanczos, structure; got 'prodcts'; did you mean 'products'?",
+        ),
         (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
         (("run", "products", "--size", "huge"), "size: expected one of auto, full, cpu, tiny; got 'huge'"),
         (("run", "products", "--repeats", "-1"), "repeats: expected an integer of at least 0, got -1"),
@@ -237,7 +256,7 @@ def test_module_runs_as_a_program():
         [sys.executable, "-m", "benchmarks", "run", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "benchmarks: error: benchmark: expected one of products, lanczos; got 'nothing'\n"
+    assert found.stderr == "benchmarks: error: benchmark: expected one of products, lanczos, structure; got 'nothing'\n"
 
 
 def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,8 @@ MODULES = [info.name for info in pkgutil.walk_packages(cljax.__path__, "cljax.")
 CONTRACT = {
     losses: "shannon squared sparsemax tsallis bernoulli poisson power fenchel_young conjugate chunked_objective",
     curvature: "hessian gauss_newton chunked_gauss_newton streamed jacobian tangent_kernel structure_matrix "
-    "FunctionOperator to_dense to_scipy to_lineax fisher compose restrict precondition shift check_operator",
+    "structure_report FunctionOperator to_dense to_scipy to_lineax fisher compose restrict precondition shift "
+    "check_operator",
     spectral: "lanczos extreme_eigenpairs HostLoop Memory plan spectral_density Estimate trace diagonal "
     "frobenius_norm apply_function "
     "chebyshev_density log_determinant eigenvalue_count block_densities",

@@ -12,12 +12,15 @@ from cljax.curvature.hessian import hessian
 from cljax.curvature.jacobian import jacobian
 from cljax.curvature.kernel import structure_matrix, tangent_kernel
 from cljax.curvature.streaming import streamed, streamed_mean
+from cljax.curvature.structure_report import LeafReport, StructureReport, structure_report
 from cljax.curvature.transforms import compose, restrict
 
 __all__ = [
     "FunctionOperator",
+    "LeafReport",
     "LinearOperator",
     "OperatorReport",
+    "StructureReport",
     "check_operator",
     "chunked_gauss_newton",
     "compose",
@@ -31,6 +34,7 @@ __all__ = [
     "streamed",
     "streamed_mean",
     "structure_matrix",
+    "structure_report",
     "tangent_kernel",
     "to_dense",
     "to_lineax",

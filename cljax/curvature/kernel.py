@@ -9,8 +9,10 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
-from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples
+from cljax.curvature.example_jacobian import read_apply
+from cljax.curvature.examples import check_chunk, map_examples, score_basis
 from cljax.curvature.jacobian import linearize_model
+from cljax.curvature.structure_report import check_scores
 
 
 @pytree_dataclass
@@ -77,14 +79,18 @@ def structure_matrix(
 
     Each example passes through the model as a batch of one, so the model must not couple examples (no batch norm).
 
+    Kernels of matrix products and convolutions enter by their inputs and back-propagated derivatives, so that memory
+    does not grow with their number of entries: see ``curvature.structure_report`` for what is recognised in a model.
+    The result is that of whole rows of J_x, to rounding.
+
     Args:
         apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
         params: pytree of floating arrays.
         inputs: pytree of arrays with leading axis (batch, ...).
         centered: whether to restrict A_x to the complement of the vector of ones, on which losses on the simplex
             live: in coordinates of an orthonormal basis of it, Uᵀ A_x U.
-        chunk_size: examples whose Jacobians are held at a time, K × parameters numbers each; None for as many as fit
-            in 256 MiB.
+        chunk_size: examples worked on at a time; None for as many as fit in 256 MiB, by the estimate of
+            ``curvature.structure_report``: activations, and K times what is back-propagated to kernels.
 
     Returns:
         Shape (batch, K, K), or (batch, K − 1, K − 1) if centered: symmetric positive semi-definite, in float32 at
@@ -103,25 +109,21 @@ def structure_matrix(
 
     References:
         arXiv:2608.09523, section 9.3.2.
+        Novak, Sohl-Dickstein, Schoenholz: Fast finite width neural tangent kernel, ICML 2022.
     """
-    check_inexact_tree("params", params)
-    apply_tree = as_callable_tree("apply_fn", apply_fn)
-    scores = jax.eval_shape(apply_tree, params, inputs)
-    if len(scores.shape) != 2:
-        raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
-    if not scores.shape[0]:
-        raise ValueError("inputs: expected at least one example, got a batch of size 0")
-    if centered and scores.shape[1] < 2:
+    apply_tree, num_scores = check_scores(apply_fn, params, inputs)
+    if centered and num_scores < 2:
         raise ValueError("centered: expected at least 2 scores, got 1; use centered=False")
-    chunk_size = check_chunk(chunk_size, scores.shape[0], params, scores.shape[1])
-    return _structure_matrices(apply_tree, params, inputs, centered, chunk_size)
+    return _structure_matrices(apply_tree, params, inputs, centered, check_chunk(chunk_size))
 
 
 @partial(jax.jit, static_argnames=("centered", "chunk_size"))
 @highest_precision
-def _structure_matrices(apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int) -> jax.Array:
-    def one(x: PyTree) -> jax.Array:
-        rows = example_jacobian(apply_fn, params, x)[1]
-        return gram(jax.tree.map(center, rows) if centered else rows)
-
-    return map_examples(one, inputs, chunk_size)
+def _structure_matrices(
+    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int | None
+) -> jax.Array:
+    model = read_apply(apply_fn, params, inputs)
+    basis = score_basis(model.scores, centered)
+    return map_examples(
+        lambda x: model.jacobian(params, x)[1].gram(basis), inputs, chunk_size, model.num_bytes(basis.shape[0])
+    )

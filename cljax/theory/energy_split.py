@@ -11,11 +11,12 @@ from cljax._batch import Batch, as_batch, weighted_mean
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, PyTree
 from cljax.curvature.base import highest_precision
+from cljax.curvature.example_jacobian import read_apply
 from cljax.curvature.examples import check_chunk, map_examples
+from cljax.curvature.structure_report import check_scores
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.theory.groups import check_groups, group_means
-from cljax.theory.structure import check_model
 
 
 @pytree_dataclass
@@ -55,7 +56,7 @@ def gradient_energy_split(
         params: pytree of floating arrays.
         batch: a ``cljax.Batch`` with weights of shape (n,) or none, or a tuple (inputs, targets).
         groups: integer ids of equal inputs, shape (n,), see ``theory.group_ids``.
-        chunk_size: examples whose gradients are held at a time; None for as many as fit in 256 MiB.
+        chunk_size: examples worked on at a time; None for as many as fit in 256 MiB.
 
     Returns:
         The energy, its parts, and how far they are from adding up.
@@ -80,7 +81,7 @@ def gradient_energy_split(
     if not isinstance(loss, FenchelYoungLoss):
         raise TypeError(f"loss: expected a Fenchel-Young loss, got {type(loss).__name__}; see losses.fenchel_young")
     batch = as_batch(batch)
-    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     num = batch.num_examples
     dtype = tree.work_dtype(jax.eval_shape(apply_tree, params, batch.inputs).dtype)
     targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype))
@@ -88,7 +89,7 @@ def gradient_energy_split(
     if weight.shape != (num,):
         raise ValueError(f"weight: expected shape ({num},), got {weight.shape}")
     ids, num_groups = check_groups("groups", groups, num)
-    chunk_size = check_chunk(chunk_size, num, params, 3)
+    chunk_size = check_chunk(chunk_size)
     return _split(loss, apply_tree, params, batch.inputs, targets, weight, ids, num_groups, chunk_size)
 
 
@@ -103,22 +104,19 @@ def _split(
     weight: jax.Array,
     groups: jax.Array,
     num_groups: int,
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> EnergySplit:
     means = group_means(targets, weight, groups, num_groups)[0][groups]
 
+    model = read_apply(apply_fn, params, inputs)
+
     def one(example: tuple[PyTree, jax.Array, jax.Array]) -> jax.Array:
         x, target, mean = example
-        scores, pull_fn = jax.vjp(lambda p: apply_fn(p, jax.tree.map(lambda leaf: leaf[None], x))[0], params)
-        work = scores.astype(tree.work_dtype(scores.dtype))
+        scores, jacobian = model.jacobian(params, x)
         residual = loss.regularizer.residual
+        directions = jnp.stack([residual(scores, target), residual(scores, mean), mean - target])
+        return jnp.diagonal(jacobian.gram(directions))
 
-        def squared_norm(v: jax.Array) -> jax.Array:
-            gradient = pull_fn(v.astype(scores.dtype))[0]
-            return tree.vdot(gradient, gradient)
-
-        return jax.vmap(squared_norm)(jnp.stack([residual(work, target), residual(work, mean), mean - target]))
-
-    norms = map_examples(one, (inputs, targets, means), chunk_size)
+    norms = map_examples(one, (inputs, targets, means), chunk_size, model.num_bytes(3))
     total, mean_part, noise_part = (weighted_mean(norms[:, i], weight) for i in range(3))
     return EnergySplit(total, mean_part, noise_part, total - mean_part - noise_part)

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
 from cljax._batch import Batch, as_batch, expand_weight, weighted_mean
 from cljax._checks import check_inexact_tree
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import as_callable_tree, highest_precision
+from cljax.curvature.example_jacobian import first_example, read_model
 from cljax.curvature.examples import check_chunk, map_examples
 
 
@@ -28,7 +28,7 @@ def gradient_energy(
         loss: per-example ``loss(scores, targets) -> (batch, ...)``, never reduced.
         params: pytree of floating arrays.
         batch: a ``cljax.Batch``, or a tuple (inputs, targets).
-        chunk_size: examples whose gradients are held at a time; None for as many as fit in 256 MiB.
+        chunk_size: examples worked on at a time; None for as many as fit in 256 MiB.
 
     Returns:
         A scalar in squared units of the gradient, in float32 at least; NaN where all weights are 0.
@@ -51,13 +51,13 @@ def gradient_energy(
     """
     check_inexact_tree("params", params)
     batch = as_batch(batch)
-    chunk_size = check_chunk(chunk_size, batch.num_examples, params)
+    chunk_size = check_chunk(chunk_size)
     return _energy(as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss), params, batch, chunk_size)
 
 
 @partial(jax.jit, static_argnames="chunk_size")
 @highest_precision
-def _energy(apply_fn: Any, loss: Any, params: PyTree, batch: Batch, chunk_size: int) -> jax.Array:
+def _energy(apply_fn: Any, loss: Any, params: PyTree, batch: Batch, chunk_size: int | None) -> jax.Array:
     losses = jax.eval_shape(lambda p: loss(apply_fn(p, batch.inputs), batch.targets), params)
     if losses.shape[:1] != (batch.num_examples,):
         raise ValueError(
@@ -66,12 +66,17 @@ def _energy(apply_fn: Any, loss: Any, params: PyTree, batch: Batch, chunk_size: 
     weight = expand_weight(batch.weight, losses)
     total = jnp.sum(weight, axis=tuple(range(1, weight.ndim)))
 
-    def squared_norm(example: tuple[PyTree, PyTree, jax.Array]) -> jax.Array:
+    def example_loss(params: PyTree, example: tuple[PyTree, PyTree, jax.Array]) -> jax.Array:
         inputs, targets, weight = jax.tree.map(lambda x: x[None], example)
         # what counts for nothing has no mean: give it weights 1, as its norm is not counted
         weight = jnp.where(jnp.sum(weight) == 0, 1, weight)
-        gradient = jax.grad(lambda p: weighted_mean(loss(apply_fn(p, inputs), targets), weight))(params)
-        return tree.vdot(gradient, gradient)
+        return weighted_mean(loss(apply_fn(params, inputs), targets), weight)[None]
 
-    norms = map_examples(squared_norm, (batch.inputs, batch.targets, weight), chunk_size)
+    examples = (batch.inputs, batch.targets, weight)
+    model = read_model(example_loss, params, first_example(examples))
+
+    def squared_norm(example: tuple[PyTree, PyTree, jax.Array]) -> jax.Array:
+        return model.jacobian(params, example)[1].gram(jnp.ones((1, 1)))[0, 0]
+
+    norms = map_examples(squared_norm, examples, chunk_size, model.num_bytes(1))
     return weighted_mean(norms, total)

@@ -12,13 +12,15 @@ from cljax._batch import Batch, as_batch, weighted_mean
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import ApplyFn, PyTree
 from cljax.curvature.base import highest_precision
-from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples, pull_back
+from cljax.curvature.example_jacobian import read_apply
+from cljax.curvature.examples import check_chunk, map_examples, score_basis
+from cljax.curvature.structure_report import check_scores
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.theory.entropy import grouped_entropy
 from cljax.theory.groups import check_groups, group_means
 from cljax.theory.risk_forms import FORMS, Quantities, choose_form
-from cljax.theory.structure import check_model, is_above_rounding, is_centered
+from cljax.theory.structure import is_above_rounding, is_centered
 
 
 @pytree_dataclass
@@ -110,7 +112,7 @@ def risk_bounds(
         kind: one of the above; "auto" takes the tightest true one for loss and targets.
         groups: integer ids of equal inputs, shape (n,), see ``theory.group_ids``. Then targets are replaced by the
             mean of their group and the excess over the floor is bounded, as conflicting labels ask for.
-        chunk_size: examples whose Jacobians are held at a time, see ``curvature.structure_matrix``.
+        chunk_size: examples worked on at a time, see ``curvature.structure_matrix``.
 
     Returns:
         Bounds, what they are made of, and which assumptions held. NaN in parameters or inputs gives NaN.
@@ -137,7 +139,7 @@ def risk_bounds(
     if not isinstance(loss, FenchelYoungLoss):
         raise TypeError(f"loss: expected a Fenchel-Young loss, got {type(loss).__name__}; see losses.fenchel_young")
     batch = as_batch(batch)
-    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     num = batch.num_examples
     shape = jax.eval_shape(apply_tree, params, batch.inputs)
     dtype = tree.work_dtype(shape.dtype)
@@ -152,7 +154,7 @@ def risk_bounds(
         goals = jnp.where(totals[ids][:, None] == 0, targets, means[ids])
         floor = grouped_entropy(loss.regularizer, targets, weight, ids, num_groups)
     kind = choose_form(kind, loss, _are_one_hot(goals, groups is None and jnp.shape(batch.targets) == (num,)))
-    chunk_size = check_chunk(chunk_size, num, params, num_scores)
+    chunk_size = check_chunk(chunk_size)
     found = _quantities(loss, apply_tree, params, batch.inputs, targets, goals, FORMS[kind].centered, chunk_size)
     return _bounds(kind, loss, found, weight, floor)
 
@@ -174,32 +176,36 @@ def _quantities(
     targets: jax.Array,
     goals: jax.Array,
     centered: bool | None,
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> Quantities:
+    model = read_apply(apply_fn, params, inputs)
+    num_scores = model.scores.shape[0]
+    basis = score_basis(model.scores, is_centered("auto", loss, num_scores) if centered is None else centered)
+    num = basis.shape[0]
+    ones = jnp.full((1, num_scores), num_scores**-0.5, basis.dtype)
+
     def one(example: tuple[PyTree, jax.Array, jax.Array]) -> Quantities:
         x, target, goal = example
-        scores, rows = example_jacobian(apply_fn, params, x)
+        scores, jacobian = model.jacobian(params, x)
         residual = loss.regularizer.residual(scores, goal)
-        scale = tree.vdot(rows, rows)
-        if is_centered("auto", loss, scores.shape[0]) if centered is None else centered:
-            rows, coordinates = jax.tree.map(center, rows), center(residual)
-        else:
-            coordinates = residual
-        pulled = pull_back(rows, coordinates)
-        eigenvalues = jnp.linalg.eigvalsh(gram(rows))
+        # the residual as a direction of its own: its square norm from the matrix alone would be of its rounding
+        inside = jnp.matmul(basis.T, jnp.matmul(basis, residual))
+        matrix = jacobian.gram(jnp.concatenate([basis, inside[None], ones]))
+        eigenvalues = jnp.linalg.eigvalsh(matrix[:num, :num])
+        scale = jnp.trace(matrix[:num, :num]) + (matrix[-1, -1] if num < num_scores else 0)
         return Quantities(
             scores=scores,
             targets=goal,
             loss=loss(scores, goal),
             raw_loss=loss(scores, target),
-            gradient_energy=tree.vdot(pulled, pulled),
+            gradient_energy=matrix[num, num],
             residual_norm=jnp.sqrt(jnp.sum(residual * residual)),
             lambda_min=eigenvalues[0],
             lambda_max=eigenvalues[-1],
             scale=scale,
         )
 
-    return map_examples(one, (inputs, targets, goals), chunk_size)
+    return map_examples(one, (inputs, targets, goals), chunk_size, model.num_bytes(num + 2))
 
 
 @partial(jax.jit, static_argnames=("kind", "loss"))

@@ -7,14 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from cljax._batch import Batch, as_batch
-from cljax._checks import check_inexact_tree
+from cljax._checks import check_key, check_positive_int, check_tol
 from cljax._pytree import pytree_dataclass
 from cljax._typing import ApplyFn, LossFn, PyTree
-from cljax.curvature.base import as_callable_tree, highest_precision
-from cljax.curvature.examples import center, check_chunk, example_jacobian, gram, map_examples
+from cljax.curvature.base import highest_precision
+from cljax.curvature.example_jacobian import read_apply
+from cljax.curvature.examples import check_chunk, map_examples, score_basis
+from cljax.curvature.structure_report import check_scores
 from cljax.losses.fenchel_young import FenchelYoungLoss
+from cljax.theory.structure_search import search_extremes
 
 SUBSPACES = ("auto", "full", "centered")
+METHODS = ("auto", "dense", "matrix_free")
+
+_MANY_SCORES = 512
+"""K above which "auto" takes products, some 100 of two passes each, against K passes and K³ operations."""
 
 
 @pytree_dataclass
@@ -24,10 +31,16 @@ class StructureExtremes:
     Attributes:
         per_example_min: (batch,), λ_min(A_x).
         per_example_max: (batch,), λ_max(A_x).
-        lambda_min: scalar, least λ_min over examples of weight above 0.
-        lambda_max: scalar, greatest λ_max over examples of weight above 0.
+        lambda_min: scalar, least λ_min over examples of weight above 0; NaN if one of them did not converge.
+        lambda_max: scalar, greatest λ_max over examples of weight above 0; NaN likewise.
         spread: scalar, log(lambda_max / lambda_min) in nats; +inf where lambda_min is not above rounding.
         spectra: (batch, K) or, on the complement of ones, (batch, K − 1), ascending; None if not asked for.
+        converged: (batch, 2) bool, whether λ_min and λ_max are known to the tolerance, see
+            ``spectral.Status``; where one is not, it is a Rayleigh quotient: λ_min at most this, λ_max at least.
+            Eigenvalues of whole matrices are known to rounding, if finite.
+        residual_norms: (batch, 2), |A v − λ v| for λ_min and λ_max: an eigenvalue is within this. None for whole
+            matrices.
+        num_products: (batch,), products with A_x; None for whole matrices.
     """
 
     per_example_min: jax.Array
@@ -36,6 +49,9 @@ class StructureExtremes:
     lambda_max: jax.Array
     spread: jax.Array
     spectra: jax.Array | None = None
+    converged: jax.Array | None = None
+    residual_norms: jax.Array | None = None
+    num_products: jax.Array | None = None
 
 
 def structure_extremes(
@@ -47,6 +63,10 @@ def structure_extremes(
     subspace: str = "auto",
     chunk_size: int | None = None,
     spectra: bool = False,
+    method: str = "auto",
+    tol: float = 1e-3,
+    max_products: int = 150,
+    key: jax.Array | None = None,
 ) -> StructureExtremes:
     """Extreme eigenvalues of A_x = J_x J_xᵀ over a batch.
 
@@ -61,16 +81,24 @@ def structure_extremes(
         batch: a ``cljax.Batch``, or a tuple (inputs, targets).
         subspace: "full" for the eigenvalues of A_x, as the papers take them; "centered" for those on the complement of
             ones, for K of at least 2; "auto" for "centered" with Fenchel-Young losses on the simplex.
-        chunk_size: examples whose Jacobians are held at a time, see ``curvature.structure_matrix``.
+        chunk_size: examples worked on at a time, see ``curvature.structure_matrix``.
         spectra: whether to return all eigenvalues of each example too.
+        method: "dense" for whole matrices, K backward passes and eigenvalues of a (K, K) matrix for each example;
+            "matrix_free" for a Lanczos run of each example, whose every product takes a backward and a forward pass,
+            60 to 140 of them, most for λ_min; "auto" for "matrix_free" where K is above 512 and
+            spectra are not asked for.
+        tol: relative residual at which an eigenvalue counts as converged, for "matrix_free".
+        max_products: static, most products with each A_x, at least 4, for "matrix_free".
+        key: typed PRNG key of the start vector, for "matrix_free"; None for that of seed 0.
 
     Returns:
         Eigenvalues in squared units of the Jacobian. Rounding may leave λ_min of order −eps λ_max.
 
     Raises:
-        ValueError: if the subspace is not known, K is 1 for "centered", the scores are not of shape (batch, K), or the
-            batch is empty.
-        TypeError: if ``params`` has a leaf that is not floating, or ``apply_fn`` is not hashable.
+        ValueError: if the subspace or the method is not known, K is 1 for "centered", the scores are not of shape
+            (batch, K), the batch is empty, ``tol`` or ``max_products`` is out of range, or "matrix_free" is asked for
+            spectra or on fewer than 2 dimensions.
+        TypeError: if ``params`` has a leaf that is not floating, ``apply_fn`` is not hashable, or ``key`` no typed key.
 
     Example:
         >>> import jax.numpy as jnp
@@ -86,33 +114,30 @@ def structure_extremes(
         arXiv:2608.09523, section 9.3.2 and corollary 5.3; the restriction to the complement of ones is ours.
     """
     batch = as_batch(batch)
-    apply_tree, num_scores = check_model(apply_fn, params, batch)
+    apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     centered = is_centered(subspace, loss, num_scores)
-    chunk_size = check_chunk(chunk_size, batch.num_examples, params, num_scores)
+    chunk_size = check_chunk(chunk_size)
+    if _is_matrix_free(method, num_scores, num_scores - centered, spectra):
+        key = jax.random.key(0) if key is None else key
+        check_key("key", key)
+        max_products = check_positive_int("max_products", max_products, minimum=4)
+        options: dict[str, Any] = {"centered": centered, "chunk_size": chunk_size, "max_products": max_products}
+        values, *known = search_extremes(apply_tree, params, batch.inputs, key, check_tol("tol", tol), **options)
+        return _extremes(values, batch.weight, num_scores, False, *known)
     eigenvalues = _eigenvalues(apply_tree, params, batch.inputs, centered, chunk_size, spectra)
     return _extremes(eigenvalues, batch.weight, num_scores, spectra)
 
 
-def check_model(apply_fn: Any, params: PyTree, batch: Batch) -> tuple[Any, int]:
-    """The model as a pytree, and K.
-
-    Args:
-        apply_fn: hashable, or a callable pytree.
-        params: pytree of floating arrays.
-        batch: examples.
-
-    Returns:
-        The callable pytree and the number of scores.
-
-    Raises:
-        ValueError: if the scores are not of shape (batch, K).
-    """
-    check_inexact_tree("params", params)
-    apply_tree = as_callable_tree("apply_fn", apply_fn)
-    scores = jax.eval_shape(apply_tree, params, batch.inputs)
-    if len(scores.shape) != 2:
-        raise ValueError(f"apply_fn: expected scores of shape (batch, K), got {scores.shape}")
-    return apply_tree, scores.shape[1]
+def _is_matrix_free(method: str, num_scores: int, dimension: int, spectra: bool) -> bool:
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {list(METHODS)}, got {method!r}")
+    if method != "matrix_free":
+        return method == "auto" and num_scores > _MANY_SCORES and not spectra
+    if spectra:
+        raise ValueError("spectra: expected False with method 'matrix_free', got True; use method='dense'")
+    if dimension < 2:
+        raise ValueError(f"method: expected at least 2 dimensions for 'matrix_free', got {dimension}; use 'dense'")
+    return True
 
 
 def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
@@ -140,26 +165,41 @@ def is_centered(subspace: str, loss: Any, num_scores: int) -> bool:
 @partial(jax.jit, static_argnames=("centered", "chunk_size", "spectra"))
 @highest_precision
 def _eigenvalues(
-    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int, spectra: bool
+    apply_fn: Any, params: PyTree, inputs: PyTree, centered: bool, chunk_size: int | None, spectra: bool
 ) -> jax.Array:
+    model = read_apply(apply_fn, params, inputs)
+    basis = score_basis(model.scores, centered)
+
     def one(example: PyTree) -> jax.Array:
-        rows = example_jacobian(apply_fn, params, example)[1]
-        values = jnp.linalg.eigvalsh(gram(jax.tree.map(center, rows) if centered else rows))
+        values = jnp.linalg.eigvalsh(model.jacobian(params, example)[1].gram(basis))
         return values if spectra else values[jnp.array([0, -1])]
 
-    return map_examples(one, inputs, chunk_size)
+    return map_examples(one, inputs, chunk_size, model.num_bytes(basis.shape[0]))
 
 
 @partial(jax.jit, static_argnames=("num_scores", "spectra"))
-def _extremes(eigenvalues: jax.Array, weight: Any, num_scores: int, spectra: bool) -> StructureExtremes:
-    least, greatest = eigenvalues[:, 0], eigenvalues[:, -1]
-    counted = jnp.ones(least.shape, bool) if weight is None else jnp.asarray(weight) != 0
-    lambda_min = jnp.min(jnp.where(counted, least, jnp.inf))
-    lambda_max = jnp.max(jnp.where(counted, greatest, -jnp.inf))
+def _extremes(
+    eigenvalues: jax.Array,
+    weight: Any,
+    num_scores: int,
+    spectra: bool,
+    residual_norms: jax.Array | None = None,
+    converged: jax.Array | None = None,
+    num_products: jax.Array | None = None,
+) -> StructureExtremes:
+    ends = eigenvalues[:, jnp.array([0, -1])]
+    known = jnp.isfinite(ends) if converged is None else converged
+    counted = jnp.ones(ends.shape[:1], bool) if weight is None else jnp.asarray(weight) != 0
+    least = jnp.min(jnp.where(counted, ends[:, 0], jnp.inf))
+    greatest = jnp.max(jnp.where(counted, ends[:, 1], -jnp.inf))
+    valid = jnp.any(counted) & jnp.all(known | ~counted[:, None], axis=0)
+    lambda_min, lambda_max = (jnp.where(valid[i], x, jnp.nan) for i, x in enumerate((least, greatest)))
     spread = jnp.log(lambda_max / jnp.where(is_above_rounding(lambda_min, lambda_max, num_scores), lambda_min, 0))
-    lambda_min, lambda_max = (jnp.where(jnp.any(counted), x, jnp.nan) for x in (lambda_min, lambda_max))
     spread = jnp.where(jnp.isnan(lambda_min) | jnp.isnan(lambda_max), jnp.nan, spread)
-    return StructureExtremes(least, greatest, lambda_min, lambda_max, spread, eigenvalues if spectra else None)
+    whole = eigenvalues if spectra else None
+    return StructureExtremes(
+        ends[:, 0], ends[:, 1], lambda_min, lambda_max, spread, whole, known, residual_norms, num_products
+    )
 
 
 def is_above_rounding(lambda_min: jax.Array, lambda_max: jax.Array, num_scores: int) -> jax.Array:
