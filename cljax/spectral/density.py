@@ -1,13 +1,17 @@
 """Spectral density by stochastic Lanczos quadrature."""
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int
 from cljax.curvature.base import LinearOperator, check_symmetric
+from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop
+from cljax.spectral.eigenpairs import Eigenpairs, check_start, status_names
 from cljax.spectral.quadrature import SpectralDensity
 from cljax.spectral.recurrence import probe_keys
 from cljax.spectral.rules import probe_rules
@@ -20,6 +24,7 @@ def spectral_density(
     num_probes: int = 8,
     num_steps: int = 64,
     reorthogonalize: bool = True,
+    known: Eigenpairs | None = None,
     driver: Any = "auto",
 ) -> SpectralDensity:
     """Spectral density of a symmetric operator by stochastic Lanczos quadrature.
@@ -33,6 +38,9 @@ def spectral_density(
             recurrence keeps two beside the product, whatever the number of steps: one eigenvalue may then have
             several nodes, which share its weight, and densities, moments and counts keep their value. Only
             without are nodes and weights differentiable: with it derivatives are NaN.
+        known: None, or eigenpairs of ``op``, such as the outliers of the spectrum. Each then has its exact weight, 1/n,
+            and the probes, orthogonal to their vectors, only what is left: without the noise of random weights at
+            eigenvalues of great magnitude. A residual r of a pair leaves about (r / gap)² of its weight twice.
         driver: "compiled", "host" or ``HostLoop``, or "auto", see ``lanczos``. A checkpoint file keeps the rules of
             finished probes; the run of the probe at hand is beside it, in ``PATH.probeN``, but without
             reorthogonalization, where a probe that was interrupted starts again.
@@ -42,9 +50,9 @@ def spectral_density(
         NaN nodes.
 
     Raises:
-        ValueError: if ``op`` says that it is not symmetric, a number is below 1, the driver cannot run here, or a
-            checkpoint file is broken or that of another run.
-        TypeError: if ``key`` is no typed key.
+        ValueError: if ``op`` says that it is not symmetric, a number is below 1, ``known`` is of another space or not
+            accurate, the driver cannot run here, or a checkpoint file is broken or that of another run.
+        TypeError: if ``key`` is no typed key, or ``known`` no Eigenpairs.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -66,5 +74,48 @@ def spectral_density(
     check_key("key", key)
     chosen = choose_loop(driver, op, key)
     keys = probe_keys(key, num_probes)
-    nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
+    if known is None:
+        nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
+    else:
+        check_known(known, op)
+        num_steps = min(num_steps, dimension - known.values.shape[0])
+        rules = probe_rules(
+            chosen, op, keys, num_steps, bool(reorthogonalize), tree.place_like(known.vectors, op.struct, 1)
+        )
+        nodes, weights = _with_known(*rules, known.values, dimension)
     return SpectralDensity(nodes, weights, num_probes * num_steps, dimension, bool(reorthogonalize))
+
+
+def check_known(known: Any, op: LinearOperator) -> None:
+    """Require eigenpairs of an operator, fewer than its dimension.
+
+    Args:
+        known: what the caller gave.
+        op: the operator.
+
+    Raises:
+        TypeError: if it is no ``Eigenpairs``.
+        ValueError: if its vectors are of another space, are all of it, or not eigenvectors to its tolerance.
+    """
+    check_start(known, op.struct, "known")
+    if known.values.shape[0] >= tree.size(op.struct):
+        raise ValueError(
+            f"known: expected fewer pairs than the dimension {tree.size(op.struct)}, got as many; leave it out"
+        )
+    if not is_traced(known.status) and not bool(known.accurate.all()):
+        names = sorted(set(status_names(known.status)))
+        raise ValueError(f"known: expected accurate pairs, got the status {names}; allow more max_products")
+
+
+@partial(jax.jit, static_argnames="dimension")
+def _with_known(nodes: jax.Array, weights: jax.Array, values: jax.Array, dimension: int) -> tuple[jax.Array, jax.Array]:
+    """Rules with eigenvalues of weight 1/n beside their nodes, in ascending order."""
+    share = jnp.full(values.shape, 1 / dimension, weights.dtype)
+
+    def one(nodes: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nodes = jnp.concatenate([nodes, values.astype(nodes.dtype)])
+        weights = jnp.concatenate([weights * (1 - jnp.sum(share)), share])
+        order = jnp.argsort(nodes)
+        return nodes[order], weights[order]
+
+    return jax.vmap(one)(nodes, weights)

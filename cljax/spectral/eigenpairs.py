@@ -158,18 +158,19 @@ def place_pairs(pairs: Eigenpairs, struct: PyTree, memory: Memory) -> Eigenpairs
     return dataclasses.replace(pairs, vectors=layout.put(pairs.vectors), guards=layout.put(pairs.guards))
 
 
-def check_start(start: Any, struct: PyTree) -> None:
+def check_start(start: Any, struct: PyTree, name: str = "start") -> None:
     """Require that ``start`` has vectors of ``struct``.
 
     Args:
         start: what the caller gave.
         struct: shapes and dtypes of the operator's vectors.
+        name: of the argument, for the message.
 
     Raises:
         TypeError: if it is no ``Eigenpairs``.
         ValueError: if its vectors are of another structure or shape.
     """
     if not isinstance(start, Eigenpairs):
-        raise TypeError(f"start: expected Eigenpairs of a previous call, got {type(start).__name__}")
+        raise TypeError(f"{name}: expected Eigenpairs of a previous call, got {type(start).__name__}")
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start.vectors)
-    check_same_struct("start.vectors", first, jax.eval_shape(tree.to_work, struct))
+    check_same_struct(f"{name}.vectors", first, jax.eval_shape(tree.to_work, struct))

@@ -21,6 +21,9 @@ class SpectralDensity(ProbedSpectrum):
     moments up to 2m − 1. Nodes are no eigenvalues; without reorthogonalization one eigenvalue may have several nodes,
     which share its weight.
 
+    Where eigenpairs were known, they are nodes of weight 1/n in each rule, and the rest is the rule of the probe's part
+    beside their vectors.
+
     Standard errors are those of the mean over probes. They cover that a probe sees each eigenvalue with a random
     weight. They do not cover
 

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import tree
 from cljax._layout import Layout, layout_of
+from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import probed_estimate
 from cljax.spectral.driver import linearized, run_lanczos
@@ -31,7 +33,14 @@ from cljax.spectral.three_term import three_term_run, tridiagonal_pairs
 Rule = tuple[jax.Array, jax.Array]
 
 
-def probe_rules(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool) -> Rule:
+def probe_rules(
+    driver: Any,
+    op: LinearOperator,
+    keys: jax.Array,
+    num_steps: int,
+    reorthogonalize: bool,
+    known: PyTree | None = None,
+) -> Rule:
     """The rule of each probe.
 
     Args:
@@ -40,6 +49,7 @@ def probe_rules(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int
         keys: (num_probes, 2), of each probe and of all else that is random in its run.
         num_steps: static, m.
         reorthogonalize: static, with a basis or by three terms.
+        known: None, or orthonormal vectors with leaves (k, *shape) to which the probes are made orthogonal.
 
     Returns:
         Nodes and weights, each (num_probes, m).
@@ -48,8 +58,8 @@ def probe_rules(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int
         ValueError: if a file of the loop is broken, or that of another run.
     """
     if driver == "compiled":
-        return _compiled(op, keys, num_steps, reorthogonalize, layout_of(op.struct))
-    rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize))
+        return _compiled(op, keys, known, num_steps, reorthogonalize, layout_of(op.struct))
+    rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize, known))
     nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
     return nodes, weights
 
@@ -104,9 +114,14 @@ def estimate_from_rules(
 
 @partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout"))
 def _compiled(
-    op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool, layout: Layout | None
+    op: LinearOperator,
+    keys: jax.Array,
+    known: PyTree | None,
+    num_steps: int,
+    reorthogonalize: bool,
+    layout: Layout | None,
 ) -> Rule:
-    return jax.lax.map(_rule_fn(op, num_steps, reorthogonalize, layout), keys)
+    return jax.lax.map(_rule_fn(op, num_steps, reorthogonalize, layout, known), keys)
 
 
 @partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout", "sample", "looks"))
@@ -148,13 +163,20 @@ def _settled(samples: jax.Array, count: Any, tol: Any) -> jax.Array:
 
 
 def _on_host(
-    loop: HostLoop, op: LinearOperator, keys: jax.Array, num_steps: int, reorthogonalize: bool
+    loop: HostLoop,
+    op: LinearOperator,
+    keys: jax.Array,
+    num_steps: int,
+    reorthogonalize: bool,
+    known: PyTree | None = None,
 ) -> Iterator[Rule]:
     product: Any = None if reorthogonalize else linearized(op)
     path, parts, rules = None, {}, list[Rule]()
     if loop.checkpoint is not None:
         path = pathlib.Path(loop.checkpoint)
-        parts = fingerprint(op, {"keys": keys}, {"products": num_steps, "reorthogonalize": reorthogonalize})
+        parts = fingerprint(
+            op, {"keys": keys, "known pairs": known}, {"products": num_steps, "reorthogonalize": reorthogonalize}
+        )
         saved = load_arrays(path, parts, ("nodes", "weights"))
         if saved is not None:
             rules = [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(saved["nodes"], saved["weights"], strict=True)]
@@ -162,10 +184,11 @@ def _on_host(
     for index in range(len(rules), keys.shape[0]):
         own = None if path is None else path.with_name(f"{path.name}.probe{index}")
         if reorthogonalize:
-            state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps)
+            state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps, known)
             rules.append(_rule(state, num_steps))
         else:
             probe = one_vector(unit_probe, keys[index, 0], op.struct)
+            probe = probe if known is None else tree.rows_like(_without(tree.from_rows(probe), known), probe)
             rules.append(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps)))
         if path is not None and own is not None:
             nodes, weights = (np.stack(x) for x in zip(*rules, strict=True))
@@ -175,23 +198,36 @@ def _on_host(
 
 
 def _rule_fn(
-    op: LinearOperator, num_steps: int, reorthogonalize: bool, layout: Layout | None
+    op: LinearOperator, num_steps: int, reorthogonalize: bool, layout: Layout | None, known: PyTree | None = None
 ) -> Callable[[jax.Array], Rule]:
     product: Any = None if reorthogonalize else op.linearize()
 
     def one(keys: jax.Array) -> Rule:
         if reorthogonalize:
-            return _rule(_run("compiled", op, keys, num_steps), num_steps)
+            return _rule(_run("compiled", op, keys, num_steps, known), num_steps)
         probe = unit_probe(keys[0], op.struct)
+        probe = probe if known is None else _without(probe, known)
         probe = probe if layout is None else layout.rows(probe)
         return _three_term_rule(*three_term_run("compiled", product, op.struct, probe, num_steps))
 
     return one
 
 
-def _run(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> KrylovState:
+def _run(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int, known: PyTree | None = None) -> KrylovState:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), op.struct)
-    return run_lanczos(driver, op, one_vector(unit_probe, keys[0], shapes), keys[1], num_steps)
+    probe = one_vector(unit_probe, keys[0], shapes)
+    return run_lanczos(driver, op, probe if known is None else _without(probe, known), keys[1], num_steps)
+
+
+@jax.jit
+def _without(probe: PyTree, known: PyTree) -> PyTree:
+    """The unit vector of what a probe has beside orthonormal vectors."""
+
+    def once(_: jax.Array, v: PyTree) -> PyTree:
+        return tree.sub(v, tree.basis_combine(known, tree.basis_dot(known, v), v))
+
+    rest = jax.lax.fori_loop(0, 2, once, probe)
+    return tree.normalize(rest, tree.norm(rest))
 
 
 @partial(jax.jit, static_argnames="num_steps")

@@ -1,0 +1,68 @@
+"""Densities with eigenpairs that are known: their weights are exact, and what is left is that of the other eigenvalues."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import spectral
+from tests.oracles import eps
+from tests.test_density import EIGENVALUES, MATRIX, MODES
+from tests.test_lanczos import DRIVERS, operator
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def known():
+    pairs = spectral.extreme_eigenpairs(operator(MATRIX), KEY, num_top=2, max_products=200)
+    assert pairs.converged.all()
+    return pairs
+
+
+@DRIVERS
+@MODES
+def test_known_pairs_have_their_exact_weight(known, reorthogonalize, driver):
+    op, n = operator(MATRIX), len(EIGENVALUES)
+    options = {"num_probes": 8, "num_steps": 30, "reorthogonalize": reorthogonalize, "driver": driver}
+    plain = spectral.spectral_density(op, KEY, **options)
+    found = spectral.spectral_density(op, KEY, known=known, **options)
+    assert found.num_products == plain.num_products
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-5)
+    for value in (4.0, 5.0):
+        mass = np.where(np.abs(found.nodes - value) < 0.5, found.weights, 0).sum(axis=1)
+        # the residual is that of rounding, and so is what a probe has of the vector
+        np.testing.assert_allclose(mass, 1 / n, rtol=n * eps(jnp.float32))
+        count, error = found.eigenvalue_count(value - 0.5, value + 0.5)
+        assert abs(count - 1) <= 1e-4
+    for power in (1, 2):
+        exact = np.mean(EIGENVALUES**power)
+        mean, error = found.moments(power)
+        # Student's law with 7 degrees of freedom at four standard deviations
+        assert abs(mean - exact) <= 7 * error
+    # the outliers' squares, 16 and 25 beside a bulk of mean square 1/3, are what scatters most
+    assert found.moments(2)[1] <= 0.5 * plain.moments(2)[1]
+
+
+def test_as_many_pairs_as_leave_one_eigenvalue():
+    values = np.array([3.0, 2.0, 1.0], np.float32)
+    op = operator(np.diag(values))
+    pairs = spectral.extreme_eigenpairs(op, KEY, num_top=2)
+    found = spectral.spectral_density(op, KEY, known=pairs, num_probes=2, driver="compiled")
+    np.testing.assert_allclose(found.nodes, [[1.0, 2.0, 3.0]] * 2, rtol=1e-5)
+    np.testing.assert_allclose(found.weights, 1 / 3, rtol=1e-5)
+
+
+def test_bad_input(known):
+    op = operator(MATRIX)
+    with pytest.raises(TypeError, match="known: expected Eigenpairs of a previous call, got list"):
+        spectral.spectral_density(op, KEY, known=[1.0])
+    with pytest.raises(ValueError, match=r"known.vectors: expected"):
+        spectral.spectral_density(operator(np.eye(3)), KEY, known=known)
+    bad = spectral.extreme_eigenpairs(op, KEY, max_products=4, tol=1e-6)
+    with pytest.raises(ValueError, match=r"known: expected accurate pairs, got the status \['budget'\]"):
+        spectral.spectral_density(op, KEY, known=bad)
+    small = operator(np.diag([1.0, 2.0]))
+    every = spectral.extreme_eigenpairs(small, KEY, num_top=2)
+    with pytest.raises(ValueError, match="known: expected fewer pairs than the dimension 2, got as many"):
+        spectral.spectral_density(small, KEY, known=every)
