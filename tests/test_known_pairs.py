@@ -1,4 +1,4 @@
-"""Densities with eigenpairs that are known: their weights are exact, and what is left is that of the other eigenvalues."""
+"""Densities with known eigenpairs: their weights are exact, and what is left is that of the other eigenvalues."""
 
 import jax
 import jax.numpy as jnp
