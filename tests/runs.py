@@ -50,7 +50,7 @@ def assert_close(found, expected, rtol=1e-3):
         assert found.keys() == expected.keys()
         for name in found:
             assert_close(found[name], expected[name], rtol)
-    elif isinstance(found, list) and found and isinstance(found[0], dict):
+    elif isinstance(found, list) and found and isinstance(found[0], dict | str):
         for pair in zip(found, expected, strict=True):
             assert_close(*pair, rtol)
     elif isinstance(found, str):

@@ -80,7 +80,7 @@ class Programs:
         if compiled:
             keys = jax.eval_shape(lambda: recurrence.probe_keys(jax.random.key(0), 1))
             options = {"num_steps": self._num_steps, "layout": layout_of(self._op.struct)}
-            found = _analysis(rules._compiled.lower(self._op, keys, reorthogonalize=False, **options))
+            found = _analysis(rules._compiled.lower(self._op, keys, None, reorthogonalize=False, **options))
             return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
         numbers: Any = jax.ShapeDtypeStruct((self._num_steps,), jnp.float32)
         count: Any = jax.ShapeDtypeStruct((), jnp.int32)
