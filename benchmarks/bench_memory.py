@@ -4,7 +4,7 @@ Arguments and results are not counted, only what the program holds besides; a ve
 differentiation stores is part of it, the same in all rows of a network.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,11 +66,12 @@ def _has_matfree() -> bool:
     return importlib.util.find_spec("matfree") is not None
 
 
-def measure(problem: Problem) -> list[dict[str, Any]]:
+def measure(problem: Problem, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Compile each program and read its bytes; nothing runs.
 
     Args:
         problem: the network and its batch.
+        names: of ``programs``, all where empty.
 
     Returns:
         Rows: problem, operator (the program), bytes, and the same in vectors of the parameters.
@@ -79,6 +80,8 @@ def measure(problem: Problem) -> list[dict[str, Any]]:
     vector = num_bytes(problem.params)
     rows = []
     for name, program in programs():
+        if names and name not in names:
+            continue
         with jax.default_matmul_precision("highest"):
             compiled = jax.jit(program).lower(op, jax.random.key(0)).compile()
         found: Any = compiled.memory_analysis()

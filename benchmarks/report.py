@@ -5,8 +5,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.harness import read_results
+from benchmarks.report_plain import SUMMARIES, plain_table
 from benchmarks.report_plots import COSTS, draw_curves
-from benchmarks.report_rows import FIXED, Row, cheapest, error_of, groups_of, is_ours, products_of, seconds_of
+from benchmarks.report_rows import (
+    FIXED,
+    Row,
+    cheapest,
+    error_of,
+    gradients_of,
+    groups_of,
+    is_ours,
+    products_of,
+    seconds_of,
+)
 from benchmarks.tasks import TASKS
 
 TOLERANCES = (1e-2, 1e-3, 1e-5)
@@ -47,12 +58,12 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
     Raises:
         ValueError: if there is no result in it.
     """
-    found = {path.stem: read_results(path) for path in sorted(folder.glob("*.json"))}
-    found = {name: results for name, results in found.items() if results["benchmark"] in TASKS}
+    everything = {path.stem: read_results(path) for path in sorted(folder.glob("*.json"))}
+    found = {name: results for name, results in everything.items() if results["benchmark"] in TASKS}
     if not found:
         raise ValueError(f"folder: expected JSON files of suites in {folder}, got none; run some first")
     pictures: dict[str, list[Row]] = {}
-    parts = [f"# Benchmarks: {folder.name}", _environment(found), _behind(found)]
+    parts = [f"# Benchmarks: {folder.name}", _environment(everything), _behind(found)]
     for name in sorted(found, key=lambda name: list(TASKS).index(found[name]["benchmark"])):
         results = found[name]
         task, rows = results["benchmark"], results["rows"]
@@ -60,8 +71,13 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
         parts += list(_section(task, rows, results["problems"]))
         if task in TO_A_TOLERANCE or task in AT_A_BUDGET:
             pictures[task] = rows
-            parts += [f"![Error of {task} against {cost}]({task}-{cost}.png)" for cost in COSTS]
+            parts += [
+                f"![Error of {task} against {cost}]({task}-{cost}.png)"
+                for cost in COSTS
+                if any(COSTS[cost](row) for row in rows)
+            ]
         parts.append(_failures(rows))
+    parts += [plain_table(results) for results in everything.values() if results["benchmark"] in SUMMARIES]
     parts.append(_settings(found.values()))
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 
@@ -86,7 +102,7 @@ def _section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterabl
         yield "Milliseconds\n\n" + _table(rows, lambda rows: _least(rows, seconds_of, 1e3), by_group=True)
         if any(row.get("time_in_gradients") for row in rows):
             text = "Time in gradients of cljax, within the same round"
-            yield f"{text}\n\n" + _table(rows, lambda rows: _least(rows, _gradients_of), by_group=True)
+            yield f"{text}\n\n" + _table(rows, lambda rows: _least(rows, gradients_of), by_group=True)
         if any("error" in row for row in rows):
             yield "Error\n\n" + _table(rows, lambda rows: _least(rows, error_of), by_group=True)
 
@@ -201,10 +217,6 @@ def _least(rows: list[Row], of: Any, scale: float = 1.0) -> float | None:
     values = [of(row) for row in rows if row["status"] in {"ok", "unit"}]
     values = [value for value in values if value is not None]
     return scale * min(values) if values else None
-
-
-def _gradients_of(row: Row) -> float | None:
-    return row["time_in_gradients"]["median"] if row.get("time_in_gradients") else None
 
 
 def _failures(rows: list[Row]) -> str:

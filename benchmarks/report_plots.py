@@ -1,12 +1,12 @@
-"""Curves of the error against products and against seconds: a picture for each, with a panel for each case."""
+"""Curves of the error against products, seconds and gradients: a picture for each, with a panel for each case."""
 
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.report_rows import Row, error_of, groups_of, is_ours, products_of, seconds_of
+from benchmarks.report_rows import Row, error_of, gradients_of, groups_of, is_ours, products_of, seconds_of
 
-COSTS: dict[str, Any] = {"products": products_of, "seconds": seconds_of}
+COSTS: dict[str, Any] = {"products": products_of, "seconds": seconds_of, "gradients": gradients_of}
 COLUMNS = 4
 
 
@@ -24,15 +24,17 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    groups = {group: [r for r in found if r["status"] == "ok"] for group, found in groups_of(rows).items()}
-    groups = {group: found for group, found in groups.items() if found}
-    names = list(dict.fromkeys(row["estimator"] for found in groups.values() for row in found))
+    ran = [row for row in rows if row["status"] == "ok"]
+    names = list(dict.fromkeys(row["estimator"] for row in ran))
     peers = [name for name in names if not is_ours(name)]
     colors = {name: mpl.colormaps["tab20"](i % 20) for i, name in enumerate(peers)}
     colors |= {name: color for name, color in zip((n for n in names if is_ours(n)), ("k", "0.35", "0.6"), strict=False)}
-    columns = min(COLUMNS, len(groups))
-    lines = -(-len(groups) // max(columns, 1))
-    for cost, of in COSTS.items() if groups else ():
+    for cost, of in COSTS.items():
+        groups = groups_of(row for row in ran if of(row))
+        if not groups:
+            continue
+        columns = min(COLUMNS, len(groups))
+        lines = -(-len(groups) // columns)
         figure = Figure((3.6 * columns, 2.9 * lines + 0.35 * (1 + len(names) // columns)), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False)
         for ax in axes.flat[len(groups) :]:
@@ -48,7 +50,7 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
             ax.tick_params(labelsize=8)
             ax.grid(alpha=0.3, which="major")
         for ax in axes[-1]:
-            ax.set_xlabel(cost)
+            ax.set_xlabel(cost if cost != "gradients" else "time of gradients")
         for ax in axes[:, 0]:
             ax.set_ylabel("error")
         handles: dict[str, Any] = {}

@@ -24,14 +24,14 @@ def seconds_of(row: Row) -> float | None:
     return row["seconds"]["median"] if row.get("seconds") else None
 
 
+def gradients_of(row: Row) -> float | None:
+    """Median time in gradients of the same batch, None where there are none."""
+    return row["time_in_gradients"]["median"] if row.get("time_in_gradients") else None
+
+
 def error_of(row: Row) -> float | None:
     """Median error over seeds, None where nothing was scored."""
     return row["error"]["median"] if row.get("error") else None
-
-
-def worst_of(row: Row) -> float | None:
-    """Upper quartile of the error over seeds, None where nothing was scored."""
-    return row["error"]["upper_quartile"] if row.get("error") else None
 
 
 def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], float | None]) -> float | None:

@@ -83,6 +83,11 @@ class Layout:
 
         return jax.tree.map(leaf, vectors, self.structure.unflatten(self.kept))
 
+    def like(self, rows: "Rows") -> PyTree:
+        """Shapes of a vector, in the dtypes of some rows."""
+        pairs = zip(self.shapes, rows.leaves, strict=True)
+        return self.structure.unflatten([jax.ShapeDtypeStruct(shape, x.dtype) for shape, x in pairs])
+
     def row_shapes(self, like: PyTree, num: int | None = None) -> "Rows":
         """Shapes, dtypes and shardings of one vector, or of ``num``, as rows; dtypes are those of ``like``."""
 
@@ -109,12 +114,12 @@ class Layout:
 
         def local(*parts: Any) -> Any:
             found = fn(*parts)
-            return found if out in _RANKS else self._reduced(found, out)
+            return found if out in RANKS else self._reduced(found, out)
 
-        out_specs = tuple(self.row_spec(i, _RANKS[out]) for i in count) if out in _RANKS else _WHOLE
+        out_specs = tuple(self.row_spec(i, RANKS[out]) for i in count) if out in RANKS else _WHOLE
         parts = [arg.leaves if isinstance(arg, Rows) else arg for arg in args]
         found = self._mapped(local, tuple(map(spec, args)), out_specs)(*parts)
-        return Rows(found, self) if out in _RANKS else found
+        return Rows(found, self) if out in RANKS else found
 
     def _mapped(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         return jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -198,19 +203,19 @@ class Layout:
 
 @pytree_dataclass
 class Rows:
-    """A vector, or several with leaves (m, size), as a Krylov run keeps them on a mesh.
+    """A vector, or several with leaves (m, size), as a Krylov run keeps them.
 
     Attributes:
-        leaves: tuple of arrays; the entries of each are in the order of the devices that hold them.
-        layout: how they are split.
+        leaves: tuple of arrays; on a mesh the entries of each are in the order of the devices that hold them.
+        layout: how they are split, a ``Layout``, or joined, a ``cljax._joined.Joined``.
     """
 
     leaves: tuple[jax.Array, ...]
-    layout: Layout = static()
+    layout: Any = static()
 
 
 _WHOLE = PartitionSpec()
-_RANKS = {"vector": 1, "basis": 2}
+RANKS = {"vector": 1, "basis": 2}
 
 
 def on_shards(fn: Callable[..., Any], *args: Any, out: str) -> Any:
@@ -228,7 +233,7 @@ def on_shards(fn: Callable[..., Any], *args: Any, out: str) -> Any:
     if layout is not None:
         return layout.on_shards(fn, args, out)
     found = fn(*args)
-    if out in _RANKS:
+    if out in RANKS:
         return found
     return functools.reduce(jnp.maximum if out == "max" else jnp.add, jax.tree.leaves(found))
 

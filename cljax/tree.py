@@ -88,7 +88,7 @@ def size(tree: PyTree) -> int:
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """``tree`` in the dtypes of ``like``, leaf by leaf."""
     if isinstance(tree, Rows) and not isinstance(like, Rows):
-        like = Rows(tuple(jax.tree.leaves(like)), tree.layout)
+        like = Rows(tuple(jax.tree.leaves(like))[: len(tree.leaves)], tree.layout)  # joined leaves have one dtype
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
 
 
@@ -199,9 +199,7 @@ def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
         return mixed.astype(x.dtype) / 2.0**31
 
     if isinstance(tree, Rows):
-        layout = tree.layout
-        shapes = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(layout.shapes, tree.leaves, strict=True)]
-        return layout.rows(scattered_like(seed, layout.structure.unflatten(shapes)))
+        return tree.layout.rows(scattered_like(seed, tree.layout.like(tree)))
     leaves, treedef = jax.tree.flatten(tree)
     return jax.tree.unflatten(treedef, [leaf(index, x) for index, x in enumerate(leaves)])
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cljax").rglob("*.py"))
 LAYERS = [
-    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_basis"],
+    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_basis"],
     ["tree", "losses"],
     ["curvature"],
     ["spectral"],

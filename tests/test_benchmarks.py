@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import bench_plan, bench_products, bench_scaling, harness
+from benchmarks import bench_compile, bench_memory, bench_plan, bench_products, bench_scaling, harness
 from benchmarks.compare import compare
 from benchmarks.problems import PROBLEMS, create_problem
 
@@ -101,6 +101,25 @@ def test_lanczos_in_its_products(tmp_path, capsys):
         assert row["target_met"] == (row["time_in_products"]["median"] <= 1.2)
     assert "90 steps" in capsys.readouterr().out
     assert compare(harness.read_results(path), harness.read_results(path), Console()) == 0
+
+
+def test_memory_beside_matfree():
+    """60 vectors and a few more are held where all are kept, a few where they are not, and two bases by matfree."""
+    names = ("density, all vectors", "density, three-term", "matfree eigh_partial, reortho full")
+    problem = create_problem("mlp", "small")
+    every, few, peer = (row["vectors"] for row in bench_memory.measure(problem, names))
+    assert 60 < every < 70
+    assert few < 10
+    assert peer > 120
+
+
+@pytest.mark.slow
+def test_first_calls(monkeypatch):
+    rows = bench_compile.measure(create_problem("mlp", "tiny"), 1)
+    assert {(row["operator"], row["form"]) for row in rows} >= {("top 5", "cljax"), ("top 5", "matfree Lanczos")}
+    assert all(row["seconds"]["median"] > row["second_call_seconds"]["median"] for row in rows)
+    command = {row["form"]: row["seconds"]["median"] for row in bench_compile.measure_command("mlp", 1)}
+    assert command["cljax track, second"] < command["cljax track, first"]
 
 
 def test_weak_scaling(tmp_path, monkeypatch):
@@ -225,7 +244,7 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
         (("run", "products", "--problems", "mlp", "--width", "4"), "width: expected resnet18"),
         (("run", "products", "--output", folder), "output: expected a file, got the folder"),
         (("run", "products", "--estimators", other), "estimators: expected"),
-        (("report", tmp_path), "folder: expected JSON files of suites"),
+        (("report", folder), "folder: expected JSON files of suites"),
         (("compare", results, tmp_path / "none.json"), "no such file"),
         (("compare", results, other), "expected benchmark results of format 1, got list"),
         (("compare", __file__, results), "expected a JSON file"),
@@ -252,10 +271,11 @@ def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, caps
     for name in (*command_line.SUITES, *PROBLEMS, *command_line.SIZES, *examples(command_line.Run)):
         assert name in printed
     monkeypatch.chdir(tmp_path)
-    first, second, third = (parse(example) for example in examples(command_line.Run))
+    first, second, third, fourth = (parse(example) for example in examples(command_line.Run))
     dataclasses.replace(first, size="tiny", repeats=1).run(Console())
     assert (second.problems, second.size, second.repeats) == (("resnet18",), "full", 0)
     assert (third.suite, third.size) == (("extremes", "density"), "tiny")
+    assert (fourth.only, (ROOT / fourth.estimators[0]).exists()) == (("cljax", "power"), True)
     comparison = parse(examples(command_line.Compare)[0])
     assert comparison.new.exists()
     assert (ROOT / comparison.old).exists()

@@ -12,7 +12,7 @@ from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.torch_operators import seeded
 
 _PEER = {"package": "pyhessian"}
-MOST = 200
+MOST = 100
 
 
 @contextlib.contextmanager
@@ -57,7 +57,13 @@ def make_hessian(request: Request) -> Any:
         )
 
 
-@estimator("PyHessian", "extremes", control="tolerance", settings="eigenvalues, at most 200 products for each", **_PEER)
+@estimator(
+    "PyHessian",
+    "extremes",
+    control="tolerance",
+    settings="eigenvalues, at most 100 products for each, its default",
+    **_PEER,
+)
 def extremes(request: Request) -> Any:
     """Power iteration with deflation; it finds the greatest in magnitude, and no other end."""
     if request.num_bottom:

@@ -168,7 +168,7 @@ def pyhessian(request: Request) -> Any:
     def run() -> Any:
         with counting(request):
             return np.asarray(
-                [make_hessian(point).eigenvalues(maxIter=200, tol=request.tolerance)[0][0] for point in points]
+                [make_hessian(point).eigenvalues(maxIter=100, tol=request.tolerance)[0][0] for point in points]
             )
 
     return seeded(run)

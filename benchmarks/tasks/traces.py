@@ -8,7 +8,7 @@ from benchmarks.cases import Case
 from benchmarks.tasks.base import Group, Task, matrices, networks
 
 _PLACES = (("mlp", "init"), ("mlp", "end"), ("transformer", "end"))
-_BUDGETS = {"tiny": (30,), "small": (30, 60, 120), "full": (30, 60, 120)}
+_BUDGETS = {"tiny": (30,), "small": (30, 60), "full": (30, 60, 120)}
 
 
 def _trace_groups(size: str) -> list[Group]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._joined import joined_of
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -134,10 +135,14 @@ def run_krylov(
         The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
     """
     layout, given = memory.layout(op.struct), vectors
-    if layout is None:
-        vectors = tree.place_like(vectors, op.struct, leading_axes=1)
-    else:
+    if layout is not None:
         vectors = split(layout.put(vectors), layout)
+    else:
+        vectors = tree.place_like(vectors, op.struct, leading_axes=1)
+        # inside of jit it cannot be seen whether they are whole on each device
+        whole = not is_traced((op, vectors)) and tree.is_replicated(vectors)
+        joined = joined_of(op.struct) if whole and not memory.offload else None
+        vectors = vectors if joined is None else split(vectors, joined)
     capacity = num_steps + jax.tree.leaves(vectors)[0].shape[0]
     capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":

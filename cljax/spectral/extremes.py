@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
-from cljax._layout import Rows
+from cljax._layout import Layout, Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative
@@ -284,7 +284,9 @@ def _combine(state: KrylovState, coefficients: jax.Array) -> PyTree:
 
 def _whole(rows: PyTree, struct: PyTree) -> PyTree:
     """Vectors of a basis in the shapes of the operator's, and in its shardings where they are not split further."""
-    return _whole_jit(rows) if isinstance(rows, Rows) else tree.place_like(rows, struct, leading_axes=1)
+    vectors = _whole_jit(rows) if isinstance(rows, Rows) else rows
+    split = isinstance(rows, Rows) and isinstance(rows.layout, Layout)
+    return vectors if split else tree.place_like(vectors, struct, leading_axes=1)
 
 
 _combined = jax.jit(tree.basis_combine)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax._layout import Layout, Rows
+from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.spectral.goal import Goal, check_due, look
 from cljax.spectral.host_loop import HostLoop, progress_bar
@@ -193,6 +193,6 @@ _whole = jax.jit(tree.whole)
 
 
 @partial(jax.jit, static_argnames="layout")
-def split(vectors: PyTree, layout: Layout) -> PyTree:
-    """Vectors with leaves (k, *shape) as a run keeps them on a mesh."""
+def split(vectors: PyTree, layout: Any) -> PyTree:
+    """Vectors with leaves (k, *shape) as a run keeps them in a layout."""
     return layout.rows_of(vectors)

@@ -14,6 +14,8 @@ compression of the operator.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,18 +127,14 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
     """
     used, place = state.used, state.used + state.width
     w, column = _orthogonalize_to_band(state, tree.to_work(product))
-    w, found = _orthogonalize(state.basis, w)
-    rest = tree.norm(w)
-    w, more, rest = jax.lax.cond(
-        rest >= _length(found), lambda: (w, jnp.zeros_like(found), rest), lambda: _orthogonalized(state.basis, w)
-    )
-    column = column + found + more
-    scale = jnp.maximum(jnp.max(safe_norms(state.matrix)), jnp.hypot(_length(column), rest))
-    exhausted = (rest <= 8 * jnp.finfo(rest.dtype).eps * scale) | (place >= dimension(state))
+
+    def is_exhausted(found: jax.Array, rest: jax.Array) -> jax.Array:
+        scale = jnp.maximum(jnp.max(safe_norms(state.matrix)), jnp.hypot(_length(column + found), rest))
+        return (rest <= 8 * jnp.finfo(rest.dtype).eps * scale) | (place >= dimension(state))
+
     seed = state.seed + state.num_products.astype(jnp.uint32)
-    following = jax.lax.cond(
-        exhausted, lambda: _random_orthogonal(state.basis, w, seed), lambda: tree.normalize(w, rest)
-    )
+    following, found, rest, exhausted = _complement(state.basis, w, is_exhausted, seed)
+    column = column + found
     following = tree.basis_round(state.basis, following)
     basis = tree.basis_set(state.basis, place, following)
     coupling = jnp.where(exhausted, jnp.zeros_like(rest), rest)
@@ -209,9 +207,46 @@ def _orthogonalize(basis: PyTree, w: PyTree) -> tuple[PyTree, jax.Array]:
     return tree.sub(w, tree.basis_combine(basis, coefficients, w)), coefficients
 
 
-def _orthogonalized(basis: PyTree, w: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:
-    w, coefficients = _orthogonalize(basis, w)
-    return w, coefficients, tree.norm(w)
+def _complement(
+    basis: PyTree, w: PyTree, is_exhausted: Callable[[jax.Array, jax.Array], jax.Array], seed: jax.Array
+) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
+    """What is left of a vector beside the basis, of norm 1, or a random vector where it is exhausted.
+
+    One loop of passes, whose code is there once: a second pass where the first took out more than it left, then the
+    passes on the random vector. Nothing is left of that only where the basis spans the whole space; then 0 comes out.
+
+    Args:
+        basis: vectors, orthonormal or 0.
+        w: the vector.
+        is_exhausted: (coefficients, norm of what is left) -> whether that is nothing but rounding.
+        seed: of the random vector.
+
+    Returns:
+        The vector, its coefficients, the norm of what was left, and whether the vector is the random one.
+    """
+
+    def one_pass(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        w, total, rest, _, count, replaced, _ = carry
+        w, found = _orthogonalize(basis, w)
+        length = tree.norm(w)
+        total = jnp.where(replaced, total, total + found)
+        rest = jnp.where(replaced, rest, length)
+        settled = (length >= _length(found)) | (count + 1 >= jnp.where(replaced, 4, 2))
+        empty = settled & ~replaced & is_exhausted(total, rest)
+        w = jax.lax.cond(empty, lambda: _unit_random(seed, w), lambda: w)
+        return w, total, rest, length, jnp.where(empty, 0, count + 1), replaced | empty, settled & ~empty
+
+    dtype = jnp.result_type(*jax.tree.leaves(w))
+    zeros, zero, no = jnp.zeros(jax.tree.leaves(basis)[0].shape[0], dtype), jnp.zeros((), dtype), jnp.array(False)
+    start = (w, zeros, zero, zero, jnp.zeros((), jnp.int32), no, no)
+    w, total, rest, length, _, replaced, _ = jax.lax.while_loop(lambda carry: ~carry[-1], one_pass, start)
+    none = replaced & (length <= jnp.sqrt(jnp.finfo(dtype).eps))
+    return tree.normalize(w, jnp.where(none, jnp.inf, length)), total, rest, replaced
+
+
+def _unit_random(seed: jax.Array, like: PyTree) -> PyTree:
+    fresh = tree.scattered_like(seed, like)
+    return tree.normalize(fresh, tree.norm(fresh))
 
 
 def _orthogonalize_to_band(state: KrylovState, w: PyTree) -> tuple[PyTree, jax.Array]:
@@ -227,27 +262,12 @@ def _length(coefficients: jax.Array) -> jax.Array:
     return jnp.max(safe_norms(coefficients[:, None]))
 
 
-def _random_orthogonal(basis: PyTree, like: PyTree, seed: jax.Array) -> PyTree:
-    fresh = tree.scattered_like(seed, like)
-    length = tree.norm(fresh)
-    # a loop rather than three copies of the pass, which take longer to compile
-    fresh = jax.lax.fori_loop(0, 3, lambda _, v: _orthogonalize(basis, v)[0], fresh)
-    left = tree.norm(fresh)
-    # nothing is left of a random vector only where the basis spans the whole space
-    return tree.scale(jnp.where(left > jnp.sqrt(jnp.finfo(left.dtype).eps) * length, 1 / left, 0), fresh)
-
-
 def _independent(basis: PyTree, vector: PyTree, seed: jax.Array) -> PyTree:
     length = tree.norm(vector)
     usable = jnp.isfinite(length) & (length > 0)
     vector = jax.tree.map(lambda x: jnp.where(usable, x / length, 0), vector)
-    vector = jax.lax.fori_loop(0, 2, lambda _, v: _orthogonalize(basis, v)[0], vector)
-    left = tree.norm(vector)
-    return jax.lax.cond(
-        left > jnp.sqrt(jnp.finfo(left.dtype).eps),
-        lambda: tree.normalize(vector, left),
-        lambda: _random_orthogonal(basis, vector, seed),
-    )
+    least = jnp.sqrt(jnp.finfo(length.dtype).eps)
+    return _complement(basis, vector, lambda _, rest: rest <= least, seed)[0]
 
 
 def orthogonality(vectors: PyTree) -> jax.Array:

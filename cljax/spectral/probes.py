@@ -23,10 +23,10 @@ def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
         num_vectors: how many.
 
     Returns:
-        Leaves (num_vectors, *shape) of independent normal entries.
+        Leaves (num_vectors, *shape), scattered over (−1, 1).
     """
     like = jax.eval_shape(tree.to_work, struct)
-    each = [tree.random_like(k, like) for k in jax.random.split(key, num_vectors)]
+    each = [tree.scattered_like(seed, like) for seed in jax.random.bits(key, (num_vectors,), jnp.uint32)]
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
@@ -68,7 +68,7 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
         Leaves (k + g + 1, *shape) in the accumulation dtypes, and (k + g + 1,) values that they had, 0 for the check.
     """
     first = jax.tree.map(lambda x: x[0], start.vectors)
-    fresh = tree.random_like(key, first)
+    fresh = tree.scattered_like(jax.random.bits(key, dtype=jnp.uint32), first)
     fresh = tree.normalize(fresh, tree.norm(fresh))
     if check is not None:
         check = tree.to_work(check)
