@@ -75,7 +75,8 @@ class Run:
     problems: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
-            help=f"Cases, all where not given; for the first four suites of: {', '.join(PROBLEMS)}.",
+            help="Cases, or questions on them, such as 'mlp end, top 5'; all where not given. For the first four "
+            f"suites of: {', '.join(PROBLEMS)}.",
             metavar="[NAME ...]",
         ),
     ] = ()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.harness import read_results
+from benchmarks.report_behind import AT_A_BUDGET, TO_A_TOLERANCE, TOLERANCES, behind, number
 from benchmarks.report_plain import SUMMARIES, plain_table
 from benchmarks.report_plots import COSTS, draw_curves
 from benchmarks.report_rows import (
@@ -13,16 +14,10 @@ from benchmarks.report_rows import (
     cheapest,
     error_of,
     gradients_of,
-    groups_of,
-    is_ours,
     products_of,
     seconds_of,
 )
 from benchmarks.tasks import TASKS
-
-TOLERANCES = (1e-2, 1e-3, 1e-5)
-TO_A_TOLERANCE = ("extremes",)
-AT_A_BUDGET = {"density": 100, "trace": 60, "diagonal": 60}
 
 
 def write_report(folder: pathlib.Path) -> pathlib.Path:
@@ -63,7 +58,7 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
     if not found:
         raise ValueError(f"folder: expected JSON files of suites in {folder}, got none; run some first")
     pictures: dict[str, list[Row]] = {}
-    parts = [f"# Benchmarks: {folder.name}", _environment(everything), _behind(found)]
+    parts = [f"# Benchmarks: {folder.name}", _environment(everything), behind(found)]
     for name in sorted(found, key=lambda name: list(TASKS).index(found[name]["benchmark"])):
         results = found[name]
         task, rows = results["benchmark"], results["rows"]
@@ -132,7 +127,7 @@ def _table(rows: list[Row], cell: Any, by_group: bool = False) -> str:
         cells = []
         for column in columns:
             best = min((numbers[n, column] for n in names if _counts(n, numbers[n, column])), default=None)
-            text = _number(numbers[name, column])
+            text = number(numbers[name, column])
             cells.append(f"**{text}**" if text and numbers[name, column] == best else text)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -151,62 +146,8 @@ def _tracked(name: str, rows: list[Row], config: Mapping[str, Any]) -> str:
             continue
         share = row["share_within_1e-3"]["median"]
         cells = [row["control"], row["products"] / config["points"], error_of(row), share, seconds_of(row)]
-        lines.append(f"| {row['estimator']} | " + " | ".join(_number(cell) for cell in cells) + " |")
+        lines.append(f"| {row['estimator']} | " + " | ".join(number(cell) for cell in cells) + " |")
     return "\n".join(lines)
-
-
-def _behind(found: Mapping[str, Any]) -> str:
-    """Where a peer did better than the best of ours, by the same measure in the same group."""
-    lines = []
-    for results in found.values():
-        task = results["benchmark"]
-        for group, rows in groups_of(results["rows"]).items():
-            for measure, unit, key in _measures(task):
-                ours = min((key(rows, name) for name in _names(rows, True)), default=None, key=_last)
-                theirs = min(((key(rows, name), name) for name in _names(rows, False)), default=None, key=_last_pair)
-                if theirs is None or theirs[0] is None:
-                    continue
-                if ours is None or ours > 1.05 * theirs[0]:
-                    told = f"{_number(ours) or 'not reached'} against {_number(theirs[0])}"
-                    lines.append(f"| {task} | {group} | {measure} | {told} {unit} | {theirs[1]} |")
-    head = "## Where a peer is ahead\n\nBy more than 5 %; the best of ours against the best of theirs.\n\n"
-    table = ["| task | case | measure | ours against theirs | whose |", "|---|---|---|---|---|"]
-    return head + ("\n".join(table + lines) if lines else "Nowhere.")
-
-
-def _measures(task: str) -> Iterable[tuple[str, str, Any]]:
-    def of(rows: list[Row], name: str) -> list[Row]:
-        return [row for row in rows if row["estimator"] == name]
-
-    if task in TO_A_TOLERANCE:
-        for tolerance in TOLERANCES:
-            yield f"products to {tolerance:g}", "", lambda r, n, t=tolerance: _fewest(of(r, n), t, products_of)
-        yield "seconds to 0.001", "s", lambda r, n: _fewest(of(r, n), 1e-3, seconds_of)
-    elif task in AT_A_BUDGET:
-        at = AT_A_BUDGET[task]
-        yield (
-            f"error with {at} products",
-            "",
-            lambda r, n: _least([x for x in of(r, n) if x["control"] == at], error_of),
-        )
-    elif task == "tracked":
-        yield "products, all within 0.001", "", lambda r, n: _fewest(of(r, n), 1e-3, products_of)
-        yield "seconds, all within 0.001", "s", lambda r, n: _fewest(of(r, n), 1e-3, seconds_of)
-    else:
-        yield "time", "s", lambda r, n: _least(of(r, n), seconds_of)
-
-
-def _names(rows: list[Row], ours: bool) -> list[str]:
-    names = dict.fromkeys(row["estimator"] for row in rows if row["status"] == "ok")
-    return [name for name in names if is_ours(name) == ours]
-
-
-def _last(value: Any) -> float:
-    return float("inf") if value is None else value
-
-
-def _last_pair(pair: Any) -> float:
-    return _last(pair[0])
 
 
 def _fewest(rows: list[Row], tolerance: float, of: Any) -> float | None:
@@ -255,9 +196,3 @@ def _settings(results: Iterable[Mapping[str, Any]]) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 10 else f"{value:.1f}"

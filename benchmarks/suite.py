@@ -41,7 +41,7 @@ def run_task(
         store: where rows go.
         repeats: rounds of timing.
         console: where progress is printed.
-        cases: their names, all where empty.
+        cases: their names, or keys of groups ("mlp end, top 5"); all where empty.
         names: of estimators, all where empty.
     """
     wanted = set(names or task.only or (e.name for e in estimators_of(task.of or task.name)))
@@ -49,7 +49,7 @@ def run_task(
     versions = {e.name: e.version for e in chosen}
     for group in task.groups(size):
         key = f"{group.case}, {group.setting}" if group.setting else group.case
-        if cases and group.case not in cases:
+        if cases and not {group.case, key} & set(cases):
             continue
         if store.has(key, versions):
             console.print(f"{task.name}: {key}: is there", highlight=False)

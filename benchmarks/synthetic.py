@@ -92,6 +92,26 @@ def dense_matrix(values: np.ndarray, seed: int = 0) -> np.ndarray:
     return Q * values[None] @ Q.T
 
 
+def exact_diagonal(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The diagonal of the same matrix in float64, from the squares of all entries of Q.
+
+    Args:
+        values: (n,), eigenvalues.
+        seed: of the signs.
+
+    Returns:
+        Shape (n,).
+    """
+    values, _, second, H = _parts(values, seed)
+    n, side = len(values), len(H)
+
+    def mix(rows: np.ndarray) -> np.ndarray:
+        return (H @ rows.reshape(-1, side, side) @ H).reshape(rows.shape)
+
+    blocks = np.array_split(np.arange(n), max(n // 256, 1))
+    return np.concatenate([mix(second * mix(_unit_rows(n, block))) ** 2 @ values for block in blocks])
+
+
 def torch_product(values: np.ndarray, seed: int = 0) -> Any:
     """The same product on flat float32 tensors of PyTorch, or on the columns of a matrix.
 
@@ -104,7 +124,8 @@ def torch_product(values: np.ndarray, seed: int = 0) -> Any:
     """
     import torch
 
-    values, first, second, H = (torch.from_numpy(np.asarray(x, np.float32)) for x in _parts(values, seed))
+    parts = (torch.from_numpy(np.asarray(x, np.float32)).to(torch_device()) for x in _parts(values, seed))
+    values, first, second, H = parts
     side = H.shape[0]
 
     def mix(x: Any) -> Any:
@@ -116,6 +137,13 @@ def torch_product(values: np.ndarray, seed: int = 0) -> Any:
         return found if v.ndim == 1 else found.T
 
     return product
+
+
+def torch_device() -> str:
+    """Where PyTorch computes: on the accelerator where JAX does and PyTorch can, else on the CPU."""
+    import torch
+
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
 
 def _parts(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -135,3 +163,9 @@ def _product(v: jax.Array, values: jax.Array, first: jax.Array, second: jax.Arra
         return (H @ x.reshape(H.shape) @ H).reshape(-1)
 
     return first * mix(second * mix(values * mix(second * mix(first * v))))
+
+
+def _unit_rows(n: int, places: np.ndarray) -> np.ndarray:
+    rows = np.zeros((len(places), n))
+    rows[np.arange(len(places)), places] = 1
+    return rows

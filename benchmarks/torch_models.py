@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from benchmarks.networks import Network
+from benchmarks.synthetic import torch_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ def twin(network: Network) -> Twin:
     with torch.no_grad():
         for path, parameter in zip(paths, model.parameters(), strict=True):
             parameter.copy_(torch.from_numpy(np.array(_swap(path, arrays[path], to_jax=False), order="C")))
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    device = torch_device()
     inputs, targets = (torch.from_numpy(np.array(x)).to(device) for x in (network.batch.inputs, network.batch.targets))
     shapes = {path: array.shape for path, array in arrays.items()}
     criterion = _cross_entropy if network.spec.loss == "shannon" else _squared

@@ -234,13 +234,14 @@ def test_a_missing_peer_is_never_beaten(tmp_path):
     spread = {"median": 0.1, "minimum": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1, "num_samples": 1}
     rows = [
         ok | {"estimator": "cljax Lanczos, 1 probe", "products": 100, "error": spread},
-        ok | {"estimator": "peer", "products": 100, "error": spread | {"median": 0.01}},
+        ok | {"estimator": "peer", "products": 100, "error": spread | {"median": 0.01, "upper_quartile": 0.02}},
+        ok | {"estimator": "other", "products": 100, "error": spread | {"median": 0.05, "upper_quartile": 0.2}},
         ok | {"estimator": "gone", "status": "missing", "version": None},
     ]
     results = {"format": 1, "benchmark": "density", "environment": harness.environment(), "problems": {"a": {}}}
     (tmp_path / "density.json").write_text(json.dumps(results | {"rows": rows}))
     text, _ = report.report_of(tmp_path)
-    assert "| density | a | error with 100 products | 0.1 against 0.01  | peer |" in text
+    assert "| density | a | error with 100 products | 0.1 against 0.01 | cljax Lanczos, 1 probe | peer |" in text
     assert "- gone: missing: a" in text
     assert "| gone | 0" not in text
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,9 @@ from benchmarks.counting import Counted, Counter, counted_function, num_columns
 from cljax import tree
 from cljax._registry import lookup
 from cljax.curvature import LinearOperator
+
+# PyTorch's idle threads would spin, and slow down whatever runs next on the same cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 CONTROLS = ("tolerance", "budget", "none")
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.torch_operators import as_numpy, seeded
+from benchmarks.synthetic import torch_device
 
 _PEER = {"package": "curvlinops", "distribution": "curvlinops-for-pytorch"}
 
@@ -62,7 +63,7 @@ def _matrix(request: Request) -> Any:
         def __init__(self) -> None:
             super().__init__([(n,)], [(n,)])
 
-        device = property(lambda self: torch.device("cpu"))
+        device = property(lambda self: torch.device(torch_device()))
         dtype = property(lambda self: torch.float32)
 
         def _matmat(self, X: list[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.torch_operators import as_numpy
+from benchmarks.synthetic import torch_device
 
 _PEER = {"package": "hessian_eigenthings", "distribution": "hessian-eigenthings", "control": "budget"}
 
@@ -23,7 +24,7 @@ def make_operator(request: Request, kind: str = "hessian") -> Any:
     import hessian_eigenthings as peer
 
     if request.case.network is None:
-        return peer.LambdaOperator(request.torch_matrix, request.dimension)
+        return peer.LambdaOperator(request.torch_matrix, request.dimension, torch_device())
     found = request.twin
     data = [(found.inputs, found.targets)]
     if kind == "hessian":

@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.eigenthings import make_operator as _hessian
 from benchmarks.estimators.torch_operators import as_numpy
+from benchmarks.synthetic import torch_device
 
 _PEER = {"package": "skerch", "control": "budget"}
 
@@ -50,7 +51,7 @@ def extremes(request: Request) -> Any:
         raise NotApplicableError("fewer products than eigenvalues")
 
     def run(seed: int) -> Any:
-        values = seigh(operator, "cpu", torch.float32, number, seed=seed, recovery_type="hmt")[0]
+        values = seigh(operator, torch_device(), torch.float32, number, seed=seed, recovery_type="hmt")[0]
         values = np.sort(as_numpy(values))
         return np.concatenate([values[: request.num_bottom], values[len(values) - request.num_top :]])
 
@@ -66,7 +67,7 @@ def _exchangeable(answer: str) -> Any:
         operator, half = _Operator(request), request.budget // 2
 
         def run(seed: int) -> Any:
-            found = xhutchpp(operator, "cpu", torch.float32, x_dims=half, seed=seed)
+            found = xhutchpp(operator, torch_device(), torch.float32, x_dims=half, seed=seed)
             if answer == "tr":
                 return float(found["tr"])
             return as_numpy(found["diag"]) if request.case.network is None else request.twin.to_flat(found["diag"])

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.estimators.base import Request, estimator, flat_product
 from benchmarks.estimators.pyhessian_ import counting, make_hessian
 from benchmarks.estimators.torch_operators import seeded
+from benchmarks.synthetic import torch_device
 from cljax import spectral
 
 _COLD_EVERY = 50
@@ -149,7 +150,7 @@ def eigenthings(request: Request) -> Any:
     operators = [make_operator(point) for point in _points(request)]
 
     def run(seed: int) -> Any:
-        found, init = [], torch.from_numpy(request.start(seed))
+        found, init = [], torch.from_numpy(request.start(seed)).to(torch_device())
         for operator in operators:
             value, init, *_ = peer.power_iteration_one(operator, max_iter=200, tol=request.tolerance, init=init)
             found.append(value)

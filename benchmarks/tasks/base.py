@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from benchmarks import synthetic
 from benchmarks.cases import Case
 from benchmarks.networks import network_case
@@ -71,15 +69,11 @@ def matrix_case(name: str, dimension: int) -> Case:
         The case.
     """
     values = synthetic.SPECTRA[name](dimension)
-
-    def diagonal() -> np.ndarray:
-        return np.diag(synthetic.dense_matrix(values)).copy()
-
     return Case(
         name,
         {"spectrum": name, "dimension": dimension},
         synthetic.mixed_operator(values),
-        lambda: reference_of(values, diagonal(), "eigenvalues that it was made of"),
+        lambda: reference_of(values, synthetic.exact_diagonal(values), "eigenvalues that it was made of"),
         torch_product=lambda: synthetic.torch_product(values),
         dense=lambda: synthetic.dense_matrix(values),
     )
