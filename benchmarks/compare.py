@@ -12,7 +12,7 @@ from rich.table import Table
 FLOPS_TOLERANCE = 1e-3
 """Relative change of a FLOP count that is reported: counts do not depend on how busy a machine is."""
 
-_INFORMATION = ("date", "cljax")
+_INFORMATION = ("date", "cljax", "load")
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:

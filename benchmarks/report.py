@@ -177,6 +177,7 @@ def _environment(found: Mapping[str, Any]) -> str:
     for name, results in found.items():
         env = results["environment"]
         described = f"jax {env['jax']} on {env['device']}, {env['num_cpus']} CPUs, {env['dtype']}, {env['date'][:10]}"
+        described += f", load {env['load']} at the start" if env.get("load") is not None else ""
         lines.append(f"- {name}: {described}" + (f"; {results['note']}" if results.get("note") else ""))
     return "Times are medians of rounds in each of which every estimator of a case ran once.\n\n" + "\n".join(lines)
 

@@ -23,6 +23,7 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ran = [row for row in rows if row["status"] == "ok"]
     names = list(dict.fromkeys(row["estimator"] for row in ran))
@@ -47,7 +48,10 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
                     style = {"lw": 2.2, "zorder": 3} if is_ours(name) else {"lw": 1.1}
                     ax.loglog(*zip(*points, strict=True), "o-", ms=3, color=colors[name], label=name, **style)
             ax.set_title(group, fontsize=10)
-            ax.tick_params(labelsize=8)
+            ax.tick_params(labelsize=8, which="both")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.grid(alpha=0.3, which="major")
         for ax in axes[-1]:
             ax.set_xlabel(cost if cost != "gradients" else "time of gradients")
