@@ -45,7 +45,6 @@ def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dic
         Rows: problem, operator (what is estimated), form (by which estimator), seconds of the first call and of the
         second as ``harness.Spread``.
     """
-    load_builtin()
     rows = []
     for problem in problems:
         with console.status(f"{problem.name}: compiling"):
@@ -67,6 +66,7 @@ def measure(problem: Problem, repeats: int) -> list[dict[str, Any]]:
     Returns:
         The rows.
     """
+    load_builtin()
     op = curvature.hessian(problem.objective, problem.params, problem.batch)
     case = Case(problem.name, problem.config | {"dimension": tree.size(op.struct)}, op, _no_reference)
     request = Request(case, budget=BUDGET, tolerance=TOLERANCE, num_top=5)
