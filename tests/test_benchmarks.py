@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 import tyro
@@ -114,8 +115,9 @@ def test_memory_beside_matfree():
 
 
 @pytest.mark.slow
-def test_first_calls(monkeypatch):
-    rows = bench_compile.measure(create_problem("mlp", "tiny"), 1)
+def test_first_calls():
+    with jax.numpy_rank_promotion("allow"):  # the peers' own code relies on it
+        rows = bench_compile.measure(create_problem("mlp", "tiny"), 1)
     assert {(row["operator"], row["form"]) for row in rows} >= {("top 5", "cljax"), ("top 5", "matfree Lanczos")}
     assert all(row["seconds"]["median"] > row["second_call_seconds"]["median"] for row in rows)
     command = {row["form"]: row["seconds"]["median"] for row in bench_compile.measure_command("mlp", 1)}
