@@ -120,8 +120,6 @@ def test_first_calls():
         rows = bench_compile.measure(create_problem("mlp", "tiny"), 1)
     assert {(row["operator"], row["form"]) for row in rows} >= {("top 5", "cljax"), ("top 5", "matfree Lanczos")}
     assert all(row["seconds"]["median"] > row["second_call_seconds"]["median"] for row in rows)
-    command = {row["form"]: row["seconds"]["median"] for row in bench_compile.measure_command("mlp", 1)}
-    assert command["cljax track, second"] < command["cljax track, first"]
 
 
 def test_weak_scaling(tmp_path, monkeypatch):
