@@ -1,28 +1,55 @@
-"""The command line of the benchmarks: run, compare, plan, scaling."""
+"""The command line of the benchmarks: run, compare, report, plan, scaling."""
 
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import bench_lanczos, bench_plan, bench_products, bench_scaling, bench_structure
+from benchmarks import (
+    bench_compile,
+    bench_lanczos,
+    bench_memory,
+    bench_plan,
+    bench_products,
+    bench_scaling,
+    bench_structure,
+)
 from benchmarks.compare import compare
-from benchmarks.harness import FORMAT, environment, prepare_output, read_results, write_results
+from benchmarks.estimators import load_builtin, load_file
+from benchmarks.harness import environment, prepare_output, read_results
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
+from benchmarks.report import write_report
+from benchmarks.store import Store
+from benchmarks.suite import run_task
+from benchmarks.tasks import TASKS
 from cljax._checks import check_positive_int
 from cljax._registry import lookup
 
-BENCHMARKS = {"products": bench_products.run, "lanczos": bench_lanczos.run, "structure": bench_structure.run}
-"""Benchmarks by name, called as ``run(problems, repeats, console)``; they print and return rows."""
+BENCHMARKS = {
+    "products": bench_products.run,
+    "lanczos": bench_lanczos.run,
+    "structure": bench_structure.run,
+    "compile": bench_compile.run,
+    "memory": bench_memory.run,
+}
+"""Suites of networks alone, called as ``run(problems, repeats, console)``; they print and return rows."""
+
+SUITES = (*BENCHMARKS, *TASKS)
+"""All suites by name."""
+
+RESULTS = pathlib.Path("benchmarks", "results")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Run a benchmark: print tables and keep the numbers as JSON.
+    """Run suites: print what is measured and keep the numbers as JSON; what a file has already is not measured again.
+
+    Each compares estimators, those of other packages included where they are installed, and there are four on
+    networks of their own:
 
     "products": what a Hessian, a Gauss-Newton and a tangent-kernel product cost in units of a gradient of the same
     batch, by XLA's FLOP count and by time, with the project's targets.
@@ -31,59 +58,107 @@ class Run:
 
     "structure": what the structure matrices of a batch cost, in gradients and against whole rows of Jacobians.
 
-    $ python -m benchmarks run products --problems mlp lenet --repeats 10
+    $ python -m benchmarks run --suite products --problems mlp lenet --repeats 10 --output runs/mine
 
-    $ python -m benchmarks run products --problems resnet18 --size full --repeats 0
+    $ python -m benchmarks run --suite products --problems resnet18 --size full --repeats 0 --output runs/mine
+
+    $ python -m benchmarks run --suite extremes density --size tiny --output runs/mine
+
+    $ python -m benchmarks run --suite extremes --estimators benchmarks/examples/power_iteration.py --only cljax power
     """
 
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=f"One of: {', '.join(BENCHMARKS)}.", metavar="NAME")]
-    problems: Annotated[
-        tuple[str, ...], tyro.conf.arg(help=f"Networks, of: {', '.join(PROBLEMS)}.", metavar="[NAME ...]")
-    ] = tuple(PROBLEMS)
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(help="The same as --suite; all suites where neither is given.", metavar="[NAME ...]"),
+    ] = ()
+    suite: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            help=f"Suites: {', '.join(BENCHMARKS)}; "
+            + "; ".join(f"{task.name}: {task.summary}" for task in TASKS.values())
+            + ".",
+            metavar="[NAME ...]",
+        ),
+    ] = ()
     size: Annotated[
-        str, tyro.conf.arg(help=f"One of: {', '.join(SIZES)}. auto is cpu on CPUs, else full.", metavar="SIZE")
+        str, tyro.conf.arg(help=f"One of: {', '.join(SIZES)}. auto is small on CPUs, else full.", metavar="SIZE")
     ] = "auto"
+    problems: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            help="Cases, or questions on them, such as 'mlp end, top 5'; all where not given. For the first five "
+            f"suites of: {', '.join(PROBLEMS)}.",
+            metavar="[NAME ...]",
+        ),
+    ] = ()
+    estimators: tuple[pathlib.Path, ...] = ()
+    """Python files that register further estimators, see benchmarks/README.md."""
+    only: tuple[str, ...] = ()
+    """Names of estimators, all of a suite where not given."""
     batch_size: int | None = None
-    """Examples in the batch, in place of those that the size has."""
+    """Examples in the batch of the first five suites, in place of those that the size has."""
     width: int | None = None
-    """Channels of the first stage of resnet18, in place of those that the size has."""
-    repeats: int = 20
-    """Timed calls of each program; 0 compiles and counts FLOPs alone, at any size on any machine."""
+    """Channels of the first stage of resnet18 in the first five suites, in place of those that the size has."""
+    repeats: int | None = None
+    """Rounds of timing, 5 where not given, 20 for products and lanczos; 0 counts products, FLOPs and bytes alone."""
     output: pathlib.Path | None = None
-    """JSON file of the results; runs/benchmarks/NAME.json where it is not given."""
+    """Folder of the results, one JSON file a suite, or for one suite the file; benchmarks/results/BACKEND-SIZE where it
+    is not given."""
+    overwrite: bool = False
+    """Measure again what is there."""
 
     def run(self, console: Console) -> None:
         """Check everything, measure, write."""
-        benchmark = lookup("benchmark", BENCHMARKS, self.name)
-        for name in self.problems:
-            lookup("problem", PROBLEMS, name)
+        names = tuple(dict.fromkeys((*self.names, *self.suite))) or SUITES
+        for name in names:
+            lookup("suite", dict.fromkeys(SUITES), name)
         lookup("size", dict.fromkeys(SIZES), self.size)
-        if self.width is not None and "resnet18" not in self.problems:
+        networks_alone = [name for name in names if name in BENCHMARKS]
+        for name in self.problems if len(networks_alone) == len(names) else ():
+            lookup("problem", PROBLEMS, name)
+        if self.width is not None and "resnet18" not in (self.problems or PROBLEMS):
             raise ValueError("width: expected resnet18 among the problems, the only one that has it")
-        repeats = check_positive_int("repeats", self.repeats, minimum=0)
-        output = self.output or pathlib.Path("runs", "benchmarks", f"{self.name}.json")
-        prepare_output(output)
-        configs: dict[str, Any] = {}
-
-        def problems() -> Any:
-            for name in dict.fromkeys(self.problems):
-                problem = create_problem(name, self.size, batch_size=self.batch_size, width=self.width)
-                configs[name] = problem.config
-                yield problem
-
+        repeats = None if self.repeats is None else check_positive_int("repeats", self.repeats, minimum=0)
+        size = self.size if self.size != "auto" else "small" if jax.default_backend() == "cpu" else "full"
+        paths = {name: self._path(name, len(names) == 1, size) for name in names}
+        load_builtin()
+        for path in self.estimators:
+            load_file(path)
+        jax.config.update("jax_enable_compilation_cache", False)  # a first call shall compile
         found = environment()
         console.print(f"jax {found['jax']} on {found['device']}, {found['num_cpus']} CPUs", highlight=False)
-        rows = benchmark(problems(), repeats, console)
-        settings = {"format": FORMAT, "benchmark": self.name, "repeats": repeats, "environment": found}
-        write_results(output, settings | {"problems": configs, "rows": rows})
-        console.print(f"wrote {output}", soft_wrap=True, highlight=False)
+        for name, path in paths.items():
+            if name in BENCHMARKS:
+                self._networks(name, path, 20 if repeats is None else repeats, console)
+            else:
+                store = Store(path, name, {"size": size}, self.overwrite)
+                rounds = 5 if repeats is None else repeats
+                run_task(TASKS[name], size, store, rounds, console, cases=self.problems, names=self.only)
+            console.print(f"{path}", soft_wrap=True, highlight=False)
+
+    def _path(self, name: str, alone: bool, size: str) -> pathlib.Path:
+        folder = self.output or RESULTS / f"{jax.default_backend()}-{size}"
+        path = folder if alone and folder.suffix == ".json" else folder / f"{name}.json"
+        prepare_output(path)
+        return path
+
+    def _networks(self, benchmark: str, path: pathlib.Path, repeats: int, console: Console) -> None:
+        store = Store(path, benchmark, {"repeats": repeats}, self.overwrite)
+        for name in dict.fromkeys(self.problems or PROBLEMS):
+            lookup("problem", PROBLEMS, name)
+            problem = create_problem(name, self.size, batch_size=self.batch_size, width=self.width)
+            if store.has(name, {}) and store.config(name) == problem.config:
+                console.print(f"{benchmark}: {name}: is there", highlight=False)
+                continue
+            rows = BENCHMARKS[benchmark]([problem], repeats, console)
+            store.put(name, name, problem.config, rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
     """Compare two result files: ratios new / old of the medians, with those flagged that are beyond the spreads.
 
-    $ python -m benchmarks compare benchmarks/results/products.json runs/benchmarks/products.json
+    $ python -m benchmarks compare benchmarks/results/cpu-small/products.json runs/mine/products.json
     """
 
     old: tyro.conf.Positional[pathlib.Path]
@@ -94,6 +169,21 @@ class Compare:
     def run(self, console: Console) -> None:
         """Read and print."""
         compare(read_results(self.old), read_results(self.new), console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Tables and plots of a folder of results: report.md, and a PNG for each curve.
+
+    $ python -m benchmarks report benchmarks/results/cpu-small
+    """
+
+    folder: tyro.conf.Positional[pathlib.Path] = RESULTS / "cpu-small"
+    """Folder with the JSON files of suites."""
+
+    def run(self, console: Console) -> None:
+        """Read, draw, write."""
+        console.print(f"wrote {write_report(self.folder)}", soft_wrap=True, highlight=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +208,8 @@ class Scaling:
     $ python -m benchmarks scaling
     """
 
-    size: str = "cpu"
-    """Size of the network: full, cpu or tiny."""
+    size: str = "small"
+    """Size of the network: full, small or tiny."""
     num_examples: int = 64
     """Examples on each device."""
     repeats: int = 20
@@ -138,6 +228,7 @@ class Scaling:
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Scaling, tyro.conf.subcommand("scaling")]
 )
@@ -152,10 +243,10 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for wrong input, 130 where interrupted.
     """
-    command: Run | Compare | Plan | Scaling = tyro.cli(
+    command: Run | Compare | Report | Plan | Scaling = tyro.cli(
         Command,
         prog="python -m benchmarks",
-        description="Benchmarks of cljax. Start with: python -m benchmarks run products --problems mlp",
+        description="Benchmarks of cljax. Start with: python -m benchmarks run --suite extremes --size tiny",
         args=argv,
     )
     try:
@@ -164,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"benchmarks: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("benchmarks: error: interrupted; nothing was written", file=sys.stderr)
+        print("benchmarks: error: interrupted; groups that were done are written", file=sys.stderr)
         return 130
     return 0
 

@@ -1,6 +1,8 @@
 """Two result files side by side: ratios of medians, and which of them are more than noise."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,14 +12,14 @@ from rich.table import Table
 FLOPS_TOLERANCE = 1e-3
 """Relative change of a FLOP count that is reported: counts do not depend on how busy a machine is."""
 
-_INFORMATION = ("date", "cljax")
+_INFORMATION = ("date", "cljax", "load")
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:
     """Print a table of new / old for every row that both files have.
 
-    Times differ beyond the spreads where the ranges between their quartiles do not overlap; FLOP counts where they
-    differ by more than ``FLOPS_TOLERANCE``.
+    Times and errors differ beyond the spreads where the ranges between their quartiles do not overlap; counts of FLOPs,
+    bytes and products where they differ by more than ``FLOPS_TOLERANCE``.
 
     Args:
         old: results, as ``harness.read_results`` gives them.
@@ -39,12 +41,12 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
         raise ValueError("NEW: expected a row of the same problem at the same size as in OLD, got none")
     table = Table(title=f"{new['benchmark']}: new / old", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("what", no_wrap=True)
-    for heading in ("seconds", "in gradients", "FLOPs"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = [column for column in _COLUMNS if any(column.key in row for _, *pair in rows for row in pair)]
+    for column in shown:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     flagged = 0
     for label, before, after in rows:
-        cells = [_time_change(before[key], after[key]) for key in ("seconds", "time_in_gradients")]
-        cells.append(_flops_change(before["flops"], after["flops"]))
+        cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
         flagged += sum(bool(flag) for _, flag in cells)
         table.add_row(label, *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
     console.print(table)
@@ -82,23 +84,44 @@ def _comparable(results: Mapping[str, Any], other: Mapping[str, Any]) -> Iterabl
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return " ".join(row[key] for key in ("problem", "operator", "form")).rstrip()
+    parts = (str(row[key]) for key in ("problem", "setting", "operator", "form", "estimator", "control") if key in row)
+    return " ".join(part for part in parts if part)
 
 
-def _time_change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> tuple[str, str]:
+def _spread_change(
+    words: tuple[str, str], before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> tuple[str, str]:
     if before is None or after is None:
         return "-", ""
     flag = ""
     if after["lower_quartile"] > before["upper_quartile"]:
-        flag = "slower"
+        flag = words[0]
     elif after["upper_quartile"] < before["lower_quartile"]:
-        flag = "faster"
-    return f"{after['median'] / before['median']:.2f}", flag
+        flag = words[1]
+    return f"{after['median'] / before['median']:.2f}" if before["median"] else "-", flag
 
 
-def _flops_change(before: float | None, after: float | None) -> tuple[str, str]:
+def _count_change(before: float | None, after: float | None) -> tuple[str, str]:
     if before is None or after is None:
         return "-", ""
     change = after / before - 1 if before else 0.0
     flag = "" if abs(change) <= FLOPS_TOLERANCE else "more" if change > 0 else "fewer"
     return f"{1 + change:.3f}", flag
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    key: str
+    heading: str
+    change: Callable[[Any, Any], tuple[str, str]]
+
+
+_TIME = partial(_spread_change, ("slower", "faster"))
+_COLUMNS = (
+    _Column("seconds", "seconds", _TIME),
+    _Column("time_in_gradients", "in gradients", _TIME),
+    _Column("flops", "FLOPs", _count_change),
+    _Column("bytes", "bytes", _count_change),
+    _Column("products", "products", _count_change),
+    _Column("error", "error", partial(_spread_change, ("worse", "better"))),
+)

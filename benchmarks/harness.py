@@ -153,6 +153,7 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "num_devices": jax.device_count(),
         "num_cpus": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "dtype": str(jnp.zeros(()).dtype),
         "matmul_precision": "highest",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

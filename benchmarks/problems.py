@@ -33,17 +33,17 @@ _MLP = Size(256, (28, 28, 1), {"hidden": (256, 256)})
 _LENET = Size(256, (28, 28, 1), {})
 
 PROBLEMS: dict[str, dict[str, Size]] = {
-    "mlp": {"full": _MLP, "cpu": _MLP, "tiny": Size(4, (4, 4, 1), {"hidden": (8,)})},
-    "lenet": {"full": _LENET, "cpu": _LENET, "tiny": Size(4, (8, 8, 1), {})},
+    "mlp": {"full": _MLP, "small": _MLP, "tiny": Size(4, (4, 4, 1), {"hidden": (8,)})},
+    "lenet": {"full": _LENET, "small": _LENET, "tiny": Size(4, (8, 8, 1), {})},
     "resnet18": {
         "full": Size(128, (32, 32, 3), {"width": 64}),
-        "cpu": Size(16, (32, 32, 3), {"width": 16}),
+        "small": Size(16, (32, 32, 3), {"width": 16}),
         "tiny": Size(2, (8, 8, 3), {"width": 2}),
     },
 }
 """Sizes by name of the network: the real one, one for a few CPU cores, and one for tests."""
 
-SIZES = ("auto", "full", "cpu", "tiny")
+SIZES = ("auto", "tiny", "small", "full")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def create_problem(
 
     Args:
         name: one of ``PROBLEMS``.
-        size: one of ``SIZES``; "auto" is "cpu" on the CPU backend and "full" on all others.
+        size: one of ``SIZES``; "auto" is "small" on the CPU backend and "full" on all others.
         batch_size: examples, in place of those of the size.
         width: channels of the first stage of "resnet18", in place of those of the size; others have no width.
 
@@ -91,7 +91,7 @@ def create_problem(
     """
     sizes = lookup("problem", PROBLEMS, name)
     if size == "auto":
-        size = "cpu" if jax.default_backend() == "cpu" else "full"
+        size = "small" if jax.default_backend() == "cpu" else "full"
     chosen = lookup("size", sizes, size)
     options = chosen.options | ({"width": width} if width is not None and "width" in chosen.options else {})
     num_examples = check_positive_int("batch_size", chosen.batch_size if batch_size is None else batch_size)

@@ -7,18 +7,20 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 import tyro
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import bench_plan, bench_products, bench_scaling, harness
+from benchmarks import bench_compile, bench_memory, bench_plan, bench_products, bench_scaling, harness
 from benchmarks.compare import compare
 from benchmarks.problems import PROBLEMS, create_problem
 
 ROOT = pathlib.Path(__file__).parent.parent
 TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
+SUITES = ", ".join(command_line.SUITES)
 
 
 def main(*arguments):
@@ -116,6 +118,24 @@ def test_structure_matrices_against_whole_rows(tmp_path, capsys):
     assert rows["structure", "whole rows"]["speedup"]["median"] == 1
     assert "mlp: 4 examples" in capsys.readouterr().out
     assert compare(results, results, Console()) == 0
+
+
+def test_memory_beside_matfree():
+    """60 vectors and a few more are held where all are kept, a few where they are not, and two bases by matfree."""
+    names = ("density, all vectors", "density, three-term", "matfree eigh_partial, reortho full")
+    problem = create_problem("mlp", "small")
+    every, few, peer = (row["vectors"] for row in bench_memory.measure(problem, names))
+    assert 60 < every < 70
+    assert few < 10
+    assert peer > 120
+
+
+@pytest.mark.slow
+def test_first_calls():
+    with jax.numpy_rank_promotion("allow"):  # the peers' own code relies on it
+        rows = bench_compile.measure(create_problem("mlp", "tiny"), 1)
+    assert {(row["operator"], row["form"]) for row in rows} >= {("top 5", "cljax"), ("top 5", "matfree Lanczos")}
+    assert all(row["seconds"]["median"] > row["second_call_seconds"]["median"] for row in rows)
 
 
 def test_weak_scaling(tmp_path, monkeypatch):
@@ -229,17 +249,18 @@ def test_compare_command(results, capsys):
 def test_wrong_input_is_one_line(results, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text("[]")
+    folder = tmp_path / "is" / "products.json"
+    folder.mkdir(parents=True)
     for arguments, expected in [
-        (
-            ("run", "prodcts"),
-            "benchmark: expected one of products, lanczos, structure; got 'prodcts'; did you mean 'products'?",
-        ),
+        (("run", "prodcts"), f"suite: expected one of {SUITES}; got 'prodcts'; did you mean 'products'?"),
         (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
-        (("run", "products", "--size", "huge"), "size: expected one of auto, full, cpu, tiny; got 'huge'"),
+        (("run", "products", "--size", "huge"), "size: expected one of auto, tiny, small, full; got 'huge'"),
         (("run", "products", "--repeats", "-1"), "repeats: expected an integer of at least 0, got -1"),
         (("run", "products", "--batch-size", "0"), "batch_size: expected an integer of at least 1, got 0"),
         (("run", "products", "--problems", "mlp", "--width", "4"), "width: expected resnet18"),
-        (("run", "products", "--output", tmp_path), "output: expected a file, got the folder"),
+        (("run", "products", "--output", folder), "output: expected a file, got the folder"),
+        (("run", "products", "--estimators", other), "estimators: expected"),
+        (("report", folder), "folder: expected JSON files of suites"),
         (("compare", results, tmp_path / "none.json"), "no such file"),
         (("compare", results, other), "expected benchmark results of format 1, got list"),
         (("compare", __file__, results), "expected a JSON file"),
@@ -256,26 +277,28 @@ def test_module_runs_as_a_program():
         [sys.executable, "-m", "benchmarks", "run", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "benchmarks: error: benchmark: expected one of products, lanczos, structure; got 'nothing'\n"
+    assert found.stderr == f"benchmarks: error: suite: expected one of {SUITES}; got 'nothing'\n"
 
 
 def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="^0$"):
         main("run", "--help")
     printed = capsys.readouterr().out
-    for name in (*command_line.BENCHMARKS, *PROBLEMS, *command_line.SIZES, *examples(command_line.Run)):
+    for name in (*command_line.SUITES, *PROBLEMS, *command_line.SIZES, *examples(command_line.Run)):
         assert name in printed
     monkeypatch.chdir(tmp_path)
-    first, second = (parse(example) for example in examples(command_line.Run))
+    first, second, third, fourth = (parse(example) for example in examples(command_line.Run))
     dataclasses.replace(first, size="tiny", repeats=1).run(Console())
     assert (second.problems, second.size, second.repeats) == (("resnet18",), "full", 0)
+    assert (third.suite, third.size) == (("extremes", "density"), "tiny")
+    assert (fourth.only, (ROOT / fourth.estimators[0]).exists()) == (("cljax", "power"), True)
     comparison = parse(examples(command_line.Compare)[0])
     assert comparison.new.exists()
     assert (ROOT / comparison.old).exists()
 
 
 def test_results_in_the_repository():
-    saved = harness.read_results(ROOT / "benchmarks" / "results" / "products.json")
+    saved = harness.read_results(ROOT / "benchmarks" / "results" / "cpu-small" / "products.json")
     assert set(saved["problems"]) == set(PROBLEMS)
     assert all(row["target_met"] in {None, True} for row in saved["rows"])
     assert sum(row["target_met"] is True for row in saved["rows"]) == len(TARGETS) * len(PROBLEMS)

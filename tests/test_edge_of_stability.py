@@ -57,7 +57,7 @@ def sharpness_in_thresholds(params, batch, learning_rate, steps_between, num_mea
     for index in range(num_measurements):
         params = descend(params) if index else params
         state, record = tracker.measure(state, params, batch, jax.random.key(index))
-        assert record.hessian.converged.all()
+        assert record.hessian.accurate.all()
         ratios.append(float(record.hessian.values[0]) * learning_rate / 2)
         loss.append(float(record.loss))
     return np.array(ratios), np.array(loss)

@@ -1,0 +1,25 @@
+"""Estimators to compare: small adapters in a registry, one for each way to do one task; a user adds one in one file."""
+
+from benchmarks.estimators.base import (
+    CONTROLS,
+    ESTIMATORS,
+    Estimator,
+    NotApplicableError,
+    Request,
+    estimator,
+    estimators_of,
+    load_file,
+)
+from benchmarks.estimators.builtin import load_builtin
+
+__all__ = [
+    "CONTROLS",
+    "ESTIMATORS",
+    "Estimator",
+    "NotApplicableError",
+    "Request",
+    "estimator",
+    "estimators_of",
+    "load_builtin",
+    "load_file",
+]

@@ -1,0 +1,104 @@
+"""This library."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from benchmarks.estimators.base import Request, estimator
+from cljax import spectral
+
+MOST = 100
+
+
+@estimator("cljax", "extremes", control="tolerance", settings="defaults, at most 100 products; goes on to 1e-6")
+def extremes(request: Request) -> Any:
+    """Thick-restart Lanczos that stops by its own rule."""
+    return _extremes(request, tol=max(request.tolerance, 1e-6), max_products=min(MOST, request.dimension))
+
+
+@estimator("cljax, budget", "extremes", control="budget", settings="tol 1e-7, max_products the budget")
+def extremes_within(request: Request) -> Any:
+    """The same with so many products, however good the pairs are."""
+    return _extremes(request, tol=1e-7, max_products=request.budget)
+
+
+@estimator("cljax, compiled", "extremes", control="tolerance", settings="as cljax, one compiled loop")
+def extremes_compiled(request: Request) -> Any:
+    """The driver that is the default on accelerators: no call of the host for each product."""
+    options = {"tol": max(request.tolerance, 1e-6), "max_products": min(MOST, request.dimension)}
+    return _extremes(request, driver="compiled", **options)
+
+
+def _extremes(request: Request, **options: Any) -> Any:
+    op = request.op
+    ends = {"num_top": request.num_top, "num_bottom": request.num_bottom}
+    return lambda seed: np.asarray(spectral.extreme_eigenpairs(op, jax.random.key(seed), **ends, **options).values)
+
+
+@estimator("cljax Lanczos, 1 probe", "density", control="budget", settings="spectral_density, reorthogonalized")
+def density_one(request: Request) -> Any:
+    """One Gauss rule of as many nodes as there are products."""
+    return _density(request, 1)
+
+
+@estimator("cljax Lanczos, 4 probes", "density", control="budget", settings="spectral_density, reorthogonalized")
+def density_four(request: Request) -> Any:
+    """Four Gauss rules that share the products."""
+    return _density(request, 4)
+
+
+def _density(request: Request, num_probes: int) -> Any:
+    op = request.op
+    options = {"num_probes": num_probes, "num_steps": max(request.budget // num_probes, 1)}
+
+    def run(seed: int) -> Any:
+        found = spectral.spectral_density(op, jax.random.key(seed), **options)
+        return np.asarray(found.nodes), np.asarray(found.weights)
+
+    return run
+
+
+@estimator(
+    "cljax Chebyshev", "density", control="budget", settings="a third of the products for bounds, at most 20; 1 probe"
+)
+def chebyshev(request: Request) -> Any:
+    """The kernel polynomial method; its distribution function on 4000 points."""
+    op = request.op
+    bounds = max(min(request.budget // 3, 20), 2)
+    degree = max(2 * (request.budget - bounds), 1)
+
+    def run(seed: int) -> Any:
+        found = spectral.chebyshev_density(
+            op, jax.random.key(seed), num_probes=1, degree=degree, num_bound_steps=bounds
+        )
+        grid = found.default_grid(4000)
+        mass = np.diff(np.asarray(found.cumulative(grid)[0], np.float64), prepend=0.0)
+        return np.asarray(grid), np.clip(mass, 0, None)
+
+    return run
+
+
+def _trace(method: str) -> Any:
+    def setup(request: Request) -> Any:
+        op = request.op
+        return lambda seed: float(
+            spectral.trace(op, jax.random.key(seed), method=method, max_products=request.budget).mean
+        )
+
+    return setup
+
+
+estimator("cljax Hutchinson", "trace", control="budget", settings="random signs")(_trace("hutchinson"))
+estimator("cljax XTrace", "trace", control="budget", settings="normal probes, resphered")(_trace("xtrace"))
+
+
+@estimator("cljax", "diagonal", control="budget", settings="random signs")
+def diagonal(request: Request) -> Any:
+    """Bekas, Kokiopoulou and Saad."""
+    op = request.op
+    return lambda seed: np.asarray(_flat(spectral.diagonal(op, jax.random.key(seed), max_products=request.budget).mean))
+
+
+_flat = jax.jit(lambda x: ravel_pytree(x)[0])

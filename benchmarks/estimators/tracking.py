@@ -1,0 +1,175 @@
+"""The top eigenvalue at many points of a training run, each search started from the one before where that can be."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.estimators.base import Request, estimator, flat_product
+from benchmarks.estimators.pyhessian_ import counting, make_hessian
+from benchmarks.estimators.torch_operators import seeded
+from benchmarks.synthetic import torch_device
+from cljax import spectral
+
+_COLD_EVERY = 50
+
+
+def _points(request: Request) -> list[Request]:
+    return [dataclasses.replace(request, case=point) for point in request.case.points]
+
+
+def _ours(warm: bool) -> Any:
+    def setup(request: Request) -> Any:
+        points = _points(request)
+        ops = [point.op for point in points]
+        checks = [_gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
+
+        def run(seed: int) -> Any:
+            found, pairs = [], None
+            keys = jax.random.split(jax.random.key(seed), len(ops))
+            for i, (op, check, key) in enumerate(zip(ops, checks, keys, strict=True)):
+                start = pairs if warm and i % _COLD_EVERY else None
+                options: dict[str, Any] = {"tol": request.tolerance, "criterion": "value", "max_products": 100}
+                pairs = spectral.extreme_eigenpairs(op, key, start=start, check=check, **options)
+                found.append(float(pairs.values[-1]))
+            return np.asarray(found)
+
+        return run
+
+    return setup
+
+
+def _plain_gradient(objective: Any, params: Any, batch: Any) -> Any:
+    return jax.grad(objective)(params, batch)
+
+
+_gradient = jax.jit(_plain_gradient, static_argnums=0)
+
+estimator(
+    "cljax, warm",
+    "tracked",
+    control="tolerance",
+    settings="as training.Tracker: start the pairs before, check the gradient, cold every 50 measurements",
+)(_ours(True))
+estimator("cljax, cold", "tracked", control="tolerance", settings="each measurement on its own")(_ours(False))
+
+
+def _arpack(warm: bool, number: int | None) -> Any:
+    def setup(request: Request) -> Any:
+        import scipy.sparse.linalg as sla
+
+        points = _points(request)
+
+        def run(seed: int) -> Any:
+            found, start = [], request.start(seed)
+            for point in points:
+                options: dict[str, Any] = {"k": 1, "which": "LA", "tol": request.tolerance, "ncv": number}
+                values, vectors = sla.eigsh(point.scipy_operator, v0=start, **options)
+                start = vectors[:, 0] if warm else start
+                found.append(values[0])
+            return np.asarray(found)
+
+        return run
+
+    return setup
+
+
+for _name, _warm, _number in (
+    ("ARPACK, cold", False, None),
+    ("ARPACK, warm", True, None),
+    ("ARPACK, warm, few vectors", True, 4),
+):
+    _settings = f"eigsh, ncv {_number or 'its default'}, v0 {'the vector before' if _warm else 'random'}"
+    estimator(_name, "tracked", package="scipy", control="tolerance", settings=_settings)(_arpack(_warm, _number))
+
+
+@estimator(
+    "jax lobpcg_standard, warm", "tracked", package="jax", control="tolerance", settings="tol / 20 n, X the one before"
+)
+def lobpcg(request: Request) -> Any:
+    """A block of one vector."""
+    from jax.experimental.sparse.linalg import lobpcg_standard
+
+    points, n = _points(request), request.dimension
+    tol = np.float32(request.tolerance / (20 * n))
+
+    @jax.jit
+    def program(op: Any, X: jax.Array, tol: float) -> Any:
+        return lobpcg_standard(jax.vmap(flat_product(op), 1, 1), X, 200, tol)[:2]
+
+    ops = [point.op for point in points]
+
+    def run(seed: int) -> Any:
+        found, X = [], jnp.asarray(request.start(seed))[:, None]
+        for op in ops:
+            values, X = program(op, X, tol)
+            found.append(float(values[0]))
+        return np.asarray(found)
+
+    return run
+
+
+@estimator("matfree Lanczos, warm", "tracked", package="matfree", control="budget", settings="v0 the vector before")
+def matfree(request: Request) -> Any:
+    """So many reorthogonalized steps at each point."""
+    from matfree import decomp, eig
+
+    solve = eig.eigh_partial(decomp.tridiag_sym(request.budget, reortho="full"))
+    program = jax.jit(lambda op, v: solve(flat_product(op), v))
+    ops = [point.op for point in _points(request)]
+
+    def run(seed: int) -> Any:
+        found, v = [], jnp.asarray(request.start(seed))
+        for op in ops:
+            values, vectors = program(op, v)
+            best = int(jnp.argmax(values))
+            v = vectors[best]
+            found.append(float(values[best]))
+        return np.asarray(found)
+
+    return run
+
+
+@estimator(
+    "eigenthings power, warm",
+    "tracked",
+    package="hessian_eigenthings",
+    distribution="hessian-eigenthings",
+    control="tolerance",
+    settings="power_iteration_one, init the vector before, at most 200 products",
+)
+def eigenthings(request: Request) -> Any:
+    """Its one solver with a warm start."""
+    import hessian_eigenthings as peer
+    import torch
+
+    from benchmarks.estimators.eigenthings import make_operator
+
+    operators = [make_operator(point) for point in _points(request)]
+
+    def run(seed: int) -> Any:
+        found, init = [], torch.from_numpy(request.start(seed)).to(torch_device())
+        for operator in operators:
+            value, init, *_ = peer.power_iteration_one(operator, max_iter=200, tol=request.tolerance, init=init)
+            found.append(value)
+        return np.asarray(found)
+
+    return run
+
+
+@estimator(
+    "PyHessian", "tracked", package="pyhessian", control="tolerance", settings="eigenvalues, cold: it has no other"
+)
+def pyhessian(request: Request) -> Any:
+    """Power iteration from a random vector at each point."""
+    points = _points(request)
+
+    def run() -> Any:
+        with counting(request):
+            return np.asarray(
+                [make_hessian(point).eigenvalues(maxIter=100, tol=request.tolerance)[0][0] for point in points]
+            )
+
+    return seeded(run)

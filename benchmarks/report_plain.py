@@ -1,0 +1,48 @@
+"""Tables of the suites that compare programs rather than estimators: what their rows have, row by row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SUMMARIES = {
+    "products": "Products with curvature matrices, in gradients of the same batch",
+    "lanczos": "90 Lanczos steps, in their products",
+    "compile": "First calls, all compiled anew, and a short `cljax track` without and with its programs on disk",
+    "memory": "What programs hold besides arguments and results, by XLA's analysis",
+}
+"""Suites by name: what their tables show."""
+
+COLUMNS = {
+    "flops_in_gradients": "FLOPs / gradient",
+    "time_in_gradients": "time / gradient",
+    "time_in_products": "time / products",
+    "seconds": "seconds",
+    "second_call_seconds": "seconds of the second call",
+    "bytes": "MiB",
+    "vectors": "in vectors of the parameters",
+}
+"""Fields of rows by their heading."""
+
+
+def plain_table(results: Mapping[str, Any]) -> str:
+    """A table of all rows.
+
+    Args:
+        results: of one of ``SUMMARIES``.
+
+    Returns:
+        Markdown.
+    """
+    rows = results["rows"]
+    shown = {key: heading for key, heading in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    lines = ["| | | " + " | ".join(shown.values()) + " |", "|---|---|" + "---:|" * len(shown)]
+    for row in rows:
+        what = " ".join(part for part in (row["operator"], row.get("form", "")) if part).replace("_", "-")
+        lines.append(f"| {row['problem']} | {what} | " + " | ".join(_cell(key, row.get(key)) for key in shown) + " |")
+    return f"## {results['benchmark']}\n\n{SUMMARIES[results['benchmark']]}.\n\n" + "\n".join(lines)
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    number = value["median"] if isinstance(value, dict) else value
+    return f"{number / 2**20:.1f}" if key == "bytes" else f"{number:.3g}"

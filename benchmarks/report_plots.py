@@ -1,0 +1,66 @@
+"""Curves of the error against products, seconds and gradients: a picture for each, with a panel for each case."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.report_rows import Row, error_of, gradients_of, groups_of, is_ours, products_of, seconds_of
+
+COSTS: dict[str, Any] = {"products": products_of, "seconds": seconds_of, "gradients": gradients_of}
+COLUMNS = 4
+
+
+def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
+    """Draw all pictures of a task.
+
+    Args:
+        task: its name.
+        rows: its rows.
+        folder: where the PNG files go.
+
+    Yields:
+        The files.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ran = [row for row in rows if row["status"] == "ok"]
+    names = list(dict.fromkeys(row["estimator"] for row in ran))
+    peers = [name for name in names if not is_ours(name)]
+    colors = {name: mpl.colormaps["tab20"](i % 20) for i, name in enumerate(peers)}
+    colors |= {name: color for name, color in zip((n for n in names if is_ours(n)), ("k", "0.35", "0.6"), strict=False)}
+    for cost, of in COSTS.items():
+        groups = groups_of(row for row in ran if of(row))
+        if not groups:
+            continue
+        columns = min(COLUMNS, len(groups))
+        lines = -(-len(groups) // columns)
+        figure = Figure((3.6 * columns, 2.9 * lines + 0.35 * (1 + len(names) // columns)), layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False)
+        for ax in axes.flat[len(groups) :]:
+            ax.set_axis_off()
+        for ax, (group, found) in zip(axes.flat, groups.items(), strict=False):
+            for name in names:
+                points = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
+                points = sorted((x, max(y, 1e-8)) for x, y in points if x and y is not None)
+                if points:
+                    style = {"lw": 2.2, "zorder": 3} if is_ours(name) else {"lw": 1.1}
+                    ax.loglog(*zip(*points, strict=True), "o-", ms=3, color=colors[name], label=name, **style)
+            ax.set_title(group, fontsize=10)
+            ax.tick_params(labelsize=8, which="both")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.grid(alpha=0.3, which="major")
+        for ax in axes[-1]:
+            ax.set_xlabel(cost if cost != "gradients" else "time of gradients")
+        for ax in axes[:, 0]:
+            ax.set_ylabel("error")
+        handles: dict[str, Any] = {}
+        for ax in axes.flat:
+            handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+        path = folder / f"{task}-{cost}.png"
+        figure.savefig(path, dpi=90)
+        yield path

@@ -1,0 +1,57 @@
+"""What the report reads off rows."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Row = dict[str, Any]
+
+FIXED = ("one product", "one gradient")
+"""Rows of the unit of time, which is no estimator."""
+
+
+def is_ours(name: str) -> bool:
+    """Whether an estimator is one of this library."""
+    return name.split(",")[0].split()[0] == "cljax"
+
+
+def products_of(row: Row) -> float | None:
+    """Products of a run, None where they cannot be counted."""
+    return row.get("products")
+
+
+def seconds_of(row: Row) -> float | None:
+    """Median seconds of a run, None where nothing was timed."""
+    return row["seconds"]["median"] if row.get("seconds") else None
+
+
+def gradients_of(row: Row) -> float | None:
+    """Median time in gradients of the same batch, None where there are none."""
+    return row["time_in_gradients"]["median"] if row.get("time_in_gradients") else None
+
+
+def error_of(row: Row) -> float | None:
+    """Median error over seeds, None where nothing was scored."""
+    return row["error"]["median"] if row.get("error") else None
+
+
+def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], float | None]) -> float | None:
+    """The least cost of runs that were accurate enough.
+
+    Args:
+        rows: runs of one estimator, status "ok".
+        tolerance: most that the median error may be.
+        of: the cost of a row.
+
+    Returns:
+        The cost, None if none was accurate enough or none has a cost.
+    """
+    costs = [of(row) for row in rows if (error := error_of(row)) is not None and error <= tolerance]
+    return min((cost for cost in costs if cost is not None), default=None)
+
+
+def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by their group, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["group"], []).append(row)
+    return found

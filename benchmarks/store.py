@@ -1,0 +1,82 @@
+"""A result file that grows group by group: what it has is not measured again, and a run that dies loses one group."""
+
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.harness import FORMAT, environment, read_results, write_results
+
+
+class Store:
+    """Rows of one suite, kept in a file.
+
+    A group is the rows that were timed against each other. It is complete where it has a row of each estimator that is
+    wanted, measured with the version that is installed now, or known to be missing if it still is.
+
+    Args:
+        path: the file; read where it exists.
+        benchmark: name of the suite.
+        settings: what else goes into a new file, such as the size.
+        overwrite: start anew.
+
+    Raises:
+        ValueError: if the file is one of another suite or size.
+    """
+
+    def __init__(self, path: pathlib.Path, benchmark: str, settings: Mapping[str, Any], overwrite: bool) -> None:
+        self.path = path
+        self._results: dict[str, Any] = {"format": FORMAT, "benchmark": benchmark, **settings}
+        self._results |= {"environment": environment(), "problems": {}, "rows": []}
+        if path.exists() and not overwrite:
+            found = read_results(path)
+            for key, value in {"benchmark": benchmark, **settings}.items():
+                if found.get(key, value) != value:
+                    raise ValueError(f"output: expected a file of {key} {value!r}, got {found[key]!r} in {path}")
+            self._results = found
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows."""
+        return self._results["rows"]
+
+    def has(self, group: str, versions: Mapping[str, str | None]) -> bool:
+        """Whether a group is complete.
+
+        Args:
+            group: its key.
+            versions: of the estimators that are wanted, None of those whose package is missing.
+
+        Returns:
+            Whether there is nothing to measure.
+        """
+        found = {row.get("estimator"): row.get("version") for row in self.rows if _group(row) == group}
+        return bool(found) and all(name in found and found[name] == version for name, version in versions.items())
+
+    def config(self, problem: str) -> Any:
+        """What a case of the file was made of, None if it has none of that name.
+
+        Args:
+            problem: name of the case.
+
+        Returns:
+            The configuration.
+        """
+        return self._results["problems"].get(problem)
+
+    def put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace a group and write the file, at once or not at all.
+
+        Args:
+            group: its key.
+            problem: name of the case.
+            config: what it was made of.
+            rows: of the group.
+        """
+        kept = [row for row in self.rows if _group(row) != group]
+        self._results["rows"] = kept + [{"group": group, **row} for row in rows]
+        self._results["problems"][problem] = config
+        write_results(self.path, self._results)
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return row.get("group", row["problem"])

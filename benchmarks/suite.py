@@ -1,0 +1,192 @@
+"""Measures one group after another: counts products, scores answers, and times estimators against each other."""
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from benchmarks.cases import Case
+from benchmarks.counting import Counter
+from benchmarks.estimators import Estimator, NotApplicableError, Request, estimators_of
+from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
+from benchmarks.store import Store
+from benchmarks.tasks import Group, Task
+
+SLOW = 8.0
+"""Seconds of a run above which it is scored for one seed, and timed once, outside of the rounds."""
+
+_UNIT = ("unit", 0)
+
+
+def run_task(
+    task: Task,
+    size: str,
+    store: Store,
+    repeats: int,
+    console: Console,
+    *,
+    cases: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> None:
+    """Measure what the store does not have.
+
+    Args:
+        task: what to measure.
+        size: one of ``tasks.base.SIZES``.
+        store: where rows go.
+        repeats: rounds of timing.
+        console: where progress is printed.
+        cases: their names, or keys of groups ("mlp end, top 5"); all where empty.
+        names: of estimators, all where empty.
+    """
+    wanted = set(names or task.only or (e.name for e in estimators_of(task.of or task.name)))
+    chosen = [e for e in estimators_of(task.of or task.name) if e.name in wanted]
+    versions = {e.name: e.version for e in chosen}
+    for group in task.groups(size):
+        key = f"{group.case}, {group.setting}" if group.setting else group.case
+        if cases and not {group.case, key} & set(cases):
+            continue
+        if store.has(key, versions):
+            console.print(f"{task.name}: {key}: is there", highlight=False)
+            continue
+        start = time.perf_counter()
+        try:
+            case = group.make()
+            with console.status(f"{task.name}: {key}"):
+                rows = measure_group(task, group, case, size, chosen, repeats)
+        except (OSError, ValueError) as error:  # data that is not there
+            console.print(f"{task.name}: {key}: left out: {_line(error)}", highlight=False)
+            continue
+        store.put(key, group.case, case.config, rows)
+        console.print(f"{task.name}: {key}: {len(rows)} rows in {time.perf_counter() - start:.0f} s", highlight=False)
+
+
+def measure_group(
+    task: Task, group: Group, case: Case, size: str, estimators: Iterable[Estimator], repeats: int
+) -> list[dict[str, Any]]:
+    """All estimators on one case.
+
+    Args:
+        task: what is asked.
+        group: on what.
+        case: the same, made.
+        size: one of ``tasks.base.SIZES``.
+        estimators: which.
+        repeats: rounds of timing, in each of which every program runs once; 0 for no times.
+
+    Returns:
+        One row for each estimator and tolerance or budget, and one of the unit of time first: "status" is "ok",
+        "missing", "not applicable" or "failed".
+    """
+    rows: dict[tuple[str, float], dict[str, Any]] = {_UNIT: _unit_row(case)}
+    programs: dict[tuple[str, float], Program] = {_UNIT: _unit(case)} if repeats else {}
+    slow: dict[tuple[str, float], list[float]] = {}
+    for estimator in estimators:
+        for control in _controls(task, group, size, estimator):
+            row: dict[str, Any] = {"estimator": estimator.name, "version": estimator.version, "control": control}
+            row |= {"kind_of_control": estimator.control, "settings": estimator.settings}
+            rows[estimator.name, control] = row
+            if estimator.version is None:
+                row["status"] = "missing"
+                continue
+            request = _request(case, group, estimator, control)
+            try:
+                row |= _score(task, group, estimator, request) | {"status": "ok"}
+                program, first, second = _timed(estimator, request) if repeats else (None, None, None)
+            except NotApplicableError as error:
+                row |= {"status": "not applicable", "note": str(error)}
+                continue
+            except Exception as error:  # whatever a peer raises is a result
+                row |= {"status": "failed", "note": f"{type(error).__name__}: {_line(error)}"}
+                continue
+            if program is None or first is None:
+                continue
+            row["first_seconds"] = first
+            if second is None:
+                slow[estimator.name, control] = [first]
+            else:
+                programs[estimator.name, control] = program
+    seconds = time_interleaved(programs, repeats) if repeats else {}
+    unit = seconds.get(_UNIT)
+    for key, samples in (seconds | slow).items():
+        rows[key]["seconds"] = dataclasses.asdict(spread(samples))
+        if case.network is not None and unit:
+            against = unit if key in seconds else [spread(unit).median]
+            rows[key]["time_in_gradients"] = dataclasses.asdict(ratio_spread(samples, against))
+    return [{"problem": case.name, "setting": group.setting, **row} for row in rows.values()]
+
+
+def _controls(task: Task, group: Group, size: str, estimator: Estimator) -> tuple[float, ...]:
+    if estimator.control == "none":
+        return (0,)
+    if estimator.control == "tolerance":
+        return task.tolerances.get(size, (1e-3,))
+    return group.budgets or task.budgets.get(size, (100,))
+
+
+def _request(case: Case, group: Group, estimator: Estimator, control: float) -> Request:
+    given = {"tolerance": control} if estimator.control == "tolerance" else {"budget": int(control)}
+    return Request(case, **given, **group.options)
+
+
+def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> dict[str, Any]:
+    """Products and scores over the seeds, from a run whose products are counted."""
+    counter = Counter()
+    products, scores = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = estimator.setup(dataclasses.replace(request, counter=counter))
+        for seed in range(task.num_seeds):
+            before, start = counter.read(), time.perf_counter()
+            answer = run(seed)
+            products.append(counter.read() - before)
+            if task.score is not None:
+                scores.append(task.score(answer, request.case, group))
+                if not all(math.isfinite(value) for value in scores[-1].values()):
+                    raise ArithmeticError(f"the answer for seed {seed} is not finite")
+            if time.perf_counter() - start > SLOW:
+                break
+    found: dict[str, Any] = {"products": spread(products).median if estimator.counts else None}
+    for name in scores[0] if scores else ():
+        found[name] = dataclasses.asdict(spread([score[name] for score in scores]))
+    return found
+
+
+def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, float | None]:
+    """The run without a counter, the seconds of its first call with all set-up, and of its second, None where slow."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = time.perf_counter()
+        run = estimator.setup(request)
+        jax.block_until_ready(run(0))
+        first = time.perf_counter() - start
+        program = Program(lambda: run(0), None, first)
+        if first > 10 * SLOW:
+            return program, first, None
+        start = time.perf_counter()
+        jax.block_until_ready(run(0))
+        second = time.perf_counter() - start
+        return (program, second, None) if second > SLOW else (program, first, second)
+
+
+def _unit(case: Case) -> Program:
+    """A gradient of the network, or one product where there is none."""
+    if case.network is None:
+        vector = jax.numpy.ones(case.dimension)
+        return compile_program(lambda op, v: op.linearize()(v), case.op, vector)
+    network = case.network
+    return compile_program(jax.grad(network.objective), network.params, network.batch)
+
+
+def _unit_row(case: Case) -> dict[str, Any]:
+    name = "one product" if case.network is None else "one gradient"
+    return {"estimator": name, "version": None, "control": 0, "status": "unit"}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,46 @@
+"""Extreme eigenvalues: the greatest one, the five greatest, and both ends."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.tasks.base import Group, Task, matrices, networks
+
+QUESTIONS = {
+    "top 5": {"num_top": 5},
+    "top 1": {"num_top": 1},
+    "both ends": {"num_top": 1, "num_bottom": 1},
+}
+BOTH = ("indefinite", "mlp end", "lenet end")
+
+
+def _groups(size: str) -> list[Group]:
+    stages = [("mlp", stage) for stage in ("init", "mid", "end")]
+    others = [("logistic", "end"), *stages, ("lenet", "end"), ("vit", "end"), ("transformer", "end")]
+    if size == "tiny":
+        others = [("mlp", "end")]
+    elif size == "full":
+        others = [*stages, ("lenet", "end"), ("resnet18", "end"), ("vit", "end"), ("transformer", "end")]
+    found = []
+    for name, make in matrices(size, ("outliers", "indefinite", "polynomial")) + networks(size, *others):
+        for setting, options in QUESTIONS.items():
+            if setting == "top 5" or name in BOTH:
+                found.append(Group(name, make, setting, options))
+    return found
+
+
+def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
+    exact = case.reference.wanted(group.options.get("num_top", 0), group.options.get("num_bottom", 0))
+    return {"error": float(np.max(np.abs(np.asarray(answer, np.float64) - exact) / np.abs(exact)))}
+
+
+EXTREMES = Task(
+    "extremes",
+    "extreme eigenvalues; error: greatest relative error of those wanted",
+    _groups,
+    _score,
+    tolerances={"tiny": (1e-2,), "small": (1e-1, 1e-2, 1e-4), "full": (1e-1, 1e-2, 1e-3)},
+    budgets={"tiny": (20,), "small": (12, 16, 20, 30, 50), "full": (10, 20, 30, 50)},
+    num_seeds=3,
+)

@@ -1,0 +1,50 @@
+"""Traces and diagonals from random probes."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.tasks.base import Group, Task, matrices, networks
+
+_PLACES = (("mlp", "init"), ("mlp", "end"), ("transformer", "end"))
+_BUDGETS = {"tiny": (30,), "small": (30, 60), "full": (30, 60, 120)}
+
+
+def _trace_groups(size: str) -> list[Group]:
+    found = matrices(size) + ([] if size == "full" else networks(size, *_PLACES))
+    return [Group(*pair) for pair in (found if size != "tiny" else [found[2], found[7]])]
+
+
+def _trace_score(answer: Any, case: Case, group: Group) -> dict[str, float]:
+    exact = case.reference.eigenvalues
+    return {"error": abs(float(answer) - float(np.sum(exact))) / float(np.sum(np.abs(exact)))}
+
+
+def _diagonal_groups(size: str) -> list[Group]:
+    found = matrices(size, ("exponential", "outliers", "indefinite"))
+    found += [] if size == "full" else networks(size, *_PLACES)
+    return [Group(*pair) for pair in (found if size != "tiny" else [found[0], found[4]])]
+
+
+def _diagonal_score(answer: Any, case: Case, group: Group) -> dict[str, float]:
+    exact = case.reference.diagonal
+    return {"error": float(np.linalg.norm(np.asarray(answer, np.float64) - exact) / np.linalg.norm(exact))}
+
+
+TRACE = Task(
+    "trace",
+    "traces; error: relative to the sum of the magnitudes of the eigenvalues",
+    _trace_groups,
+    _trace_score,
+    budgets=_BUDGETS,
+    num_seeds=7,
+)
+DIAGONAL = Task(
+    "diagonal",
+    "diagonals; error: norm of the difference / norm",
+    _diagonal_groups,
+    _diagonal_score,
+    budgets=_BUDGETS,
+    num_seeds=3,
+)

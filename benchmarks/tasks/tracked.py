@@ -1,0 +1,25 @@
+"""The top eigenvalue along recorded training runs."""
+
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.recorded import RUNS, summary, tracked_case
+from benchmarks.tasks.base import Group, Task
+
+
+def _groups(size: str) -> list[Group]:
+    return [Group(name, lambda name=name: tracked_case(name, size)) for name, sizes in RUNS.items() if size in sizes]
+
+
+def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
+    return summary(answer, case.reference.extremes[1])
+
+
+TRACKED = Task(
+    "tracked",
+    "the top eigenvalue along recorded runs; error: the greatest relative error of a measurement",
+    _groups,
+    _score,
+    tolerances={"tiny": (1e-2,), "small": (1e-1, 1e-2, 1e-3), "full": (1e-2, 1e-3)},
+    budgets={"tiny": (6,), "small": (3, 5, 8, 12, 20), "full": (5, 10, 20)},
+)
