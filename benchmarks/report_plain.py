@@ -6,6 +6,7 @@ from typing import Any
 SUMMARIES = {
     "products": "Products with curvature matrices, in gradients of the same batch",
     "lanczos": "90 Lanczos steps, in their products",
+    "structure": "Structure matrices of a batch; speedup over whole rows of Jacobians",
     "compile": "First calls, all compiled anew, and a short `cljax track` without and with its programs on disk",
     "memory": "What programs hold besides arguments and results, by XLA's analysis",
 }
@@ -15,6 +16,7 @@ COLUMNS = {
     "flops_in_gradients": "FLOPs / gradient",
     "time_in_gradients": "time / gradient",
     "time_in_products": "time / products",
+    "speedup": "speedup",
     "seconds": "seconds",
     "second_call_seconds": "seconds of the second call",
     "bytes": "MiB",

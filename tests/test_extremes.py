@@ -8,6 +8,7 @@ from scipy.sparse.linalg import eigsh
 
 from cljax import curvature, spectral
 from cljax.spectral import Status
+from cljax.spectral.ritz import _leading_eigh
 from tests.oracles import eps
 from tests.test_lanczos import DRIVERS, MATRICES, operator, random_symmetric
 
@@ -78,6 +79,15 @@ def test_no_ghosts_in_single_precision_after_200_steps():
     np.testing.assert_allclose(pairs.values[2:], [50, 100], rtol=8 * eps(jnp.float32))
     assert np.all(pairs.values[:2] <= 1 + 1e-4)
     assert pairs.orthogonality <= 200 * eps(jnp.float32)
+
+
+@pytest.mark.parametrize("used", [5, 16, 17, 40, 100])
+def test_leading_blocks_have_the_pairs_of_the_matrix(used):
+    matrix = np.diag(np.full(100, 50.0))
+    matrix[:used, :used] = random_symmetric(np.linspace(-3, 3, used))
+    values, vectors = _leading_eigh(jnp.asarray(matrix, jnp.float32), jnp.int32(used))
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix), atol=100 * eps(jnp.float32) * 50)
+    np.testing.assert_allclose(vectors @ np.diag(values) @ vectors.T, matrix, atol=400 * eps(jnp.float32) * 50)
 
 
 @DRIVERS

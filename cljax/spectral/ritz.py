@@ -1,5 +1,7 @@
 """Rayleigh-Ritz on a Krylov state: extreme pairs, their measured residuals, and what these say of the values."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -63,9 +65,37 @@ def projected_eigh(state: KrylovState) -> tuple[jax.Array, jax.Array, jax.Array]
     norm = jnp.max(safe_norms(state.matrix))
     beyond = jnp.where(norm > 0, 4 * norm, 1)
     symmetric = jnp.where(used[:, None] & used[None], (state.matrix + state.matrix.T) / 2, 0)
-    values, vectors = jnp.linalg.eigh(symmetric + jnp.diag(jnp.where(used, 0, beyond)))
+    values, vectors = _leading_eigh(symmetric + jnp.diag(jnp.where(used, 0, beyond)), state.used)
     poison = jnp.where(jnp.isfinite(norm), 0, jnp.nan)
     return values + poison, vectors + poison, norm
+
+
+def _leading_eigh(matrix: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenpairs of a matrix that is a multiple of the identity, above all eigenvalues, beyond its first places.
+
+    A run that may take many products but has taken few should not pay for the many at each look: the leading block is
+    decomposed in the least of some sizes that holds it.
+
+    Args:
+        matrix: (capacity, capacity), symmetric.
+        used: int32 scalar, places of the block.
+
+    Returns:
+        Values ascending, and vectors in columns, as ``jnp.linalg.eigh`` gives them.
+    """
+    capacity = matrix.shape[0]
+    sizes = [size for size in (2**k for k in range(4, 16)) if 2 * size < capacity]
+
+    def of_size(size: int) -> Callable[[], tuple[jax.Array, jax.Array]]:
+        def run() -> tuple[jax.Array, jax.Array]:
+            values, vectors = jnp.linalg.eigh(matrix[:size, :size])
+            values = jnp.concatenate([values, jnp.diagonal(matrix)[size:]])
+            return values, jnp.eye(capacity, dtype=matrix.dtype).at[:size, :size].set(vectors)
+
+        return run
+
+    index = jnp.sum(used > jnp.array(sizes, jnp.int32))
+    return jax.lax.switch(index, [of_size(size) for size in (*sizes, capacity)])
 
 
 def asymmetry(state: KrylovState) -> jax.Array:
