@@ -59,8 +59,8 @@ def report(result: RunResult, console: Console) -> int:
         f"{row['gradient_energy']:.4g}",
     )
     console.print(table)
-    ends = [row[f"hessian_{end}_status"] for row in result.rows for end in ("top", "bottom")]
-    ends += [[row["gauss_newton_status"]] for row in result.rows]
+    ends = [row.get(f"hessian_{end}_status", []) for row in result.rows for end in ("top", "bottom")]
+    ends += [[row.get("gauss_newton_status")] for row in result.rows]
     failed = sum(not FAILED.isdisjoint(end) for end in ends)
     num_ends = len(result.rows) * ((config.num_top > 0) + (config.num_bottom > 0) + 1)
     if failed:

@@ -212,7 +212,8 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
             values = np.array([row[f"hessian_{end}"][index] if here else np.nan for row, here in zip(rows, tracked)])
             label = f"Hessian, {'greatest' if end == 'top' else 'least'} {num if num > 1 else ''}".rstrip()
             ax.plot(steps, values, color=color, alpha=1 - 0.6 * index / num, label=f"_{label}" if index else label)
-            failed = [here and row[f"hessian_{end}_status"][index] in FAILED for row, here in zip(rows, tracked)]
+            status = [row.get(f"hessian_{end}_status", ()) for row in rows]  # rows of older versions have none
+            failed = [index < len(words) and words[index] in FAILED for words in status]
             ax.plot(steps[failed], values[failed], "x", color=color, label="_not accurate")
     if "gauss_newton_top" in rows[0]:
         top.plot(steps, _column(rows, "gauss_newton_top"), color=_ORANGE, ls="-.", label="Gauss-Newton, greatest")

@@ -192,3 +192,16 @@ def test_products_cost_two_gradients_and_hold_no_activations():
     assert flops(lambda p, v: p(v), product, case.params) <= 2 * gradient + 16 * tree.size(case.params)
     held = sum(x.size for x in jax.tree.leaves(product))
     assert held == sum(x.size for x in jax.tree.leaves(op)) + 1
+
+
+def test_a_function_that_is_mended_is_looked_at_again():
+    def objective(p):
+        return helper(p)
+
+    params = jnp.ones(3)
+    assert curvature.hessian(objective, params).method_used == "finite_difference"  # its error comes with the product
+
+    def helper(p):
+        return jnp.sum(p**4)
+
+    assert curvature.hessian(objective, params).method_used == "forward_over_reverse"

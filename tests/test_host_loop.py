@@ -1,5 +1,6 @@
 """The host loop's options: runs that are killed and go on exactly, files that are refused, a progress bar."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -118,17 +119,21 @@ def test_a_density_goes_on_exactly(reorthogonalize, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["density.npz", *own]
     data = Data()
     assert same(spectral.spectral_density(streamed(data), KEY, driver=loop, **options), whole)
-    # what was saved is not multiplied again, but for one product that is compared
-    assert data.passes == (5 + 6 if reorthogonalize else 12)
+    # what was saved is not multiplied again, but for products that are compared: of the first probe, and the last one
+    assert data.passes == (1 + 5 + 6 if reorthogonalize else 1 + 12)
     assert [file.name for file in tmp_path.iterdir()] == ["density.npz"]
     with pytest.raises(ValueError, match="is of another run .*products.* differ"):
         spectral.spectral_density(streamed(Data()), KEY, driver=loop, **{**options, "num_steps": 5})
+    other = Data()
+    other.batches = [dataclasses.replace(batch, inputs=3 * batch.inputs) for batch in other.batches]
+    with pytest.raises(ValueError, match="other data: its first product does not come out again; delete"):
+        spectral.spectral_density(streamed(other), KEY, driver=loop, **options)
 
 
-def search(path, scale=1.0, seed=0, num_top=1, matrix=MATRICES["path"]):
+def search(path, scale=1.0, seed=0, num_top=1, matrix=MATRICES["path"], certify=True):
     op = operator(scale * matrix)
-    loop = spectral.HostLoop(checkpoint=path)
-    return spectral.extreme_eigenpairs(op, jax.random.key(seed), num_top=num_top, max_products=12, driver=loop)
+    options = {"num_top": num_top, "max_products": 12, "certify": certify}
+    return spectral.extreme_eigenpairs(op, jax.random.key(seed), driver=spectral.HostLoop(checkpoint=path), **options)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +142,7 @@ def search(path, scale=1.0, seed=0, num_top=1, matrix=MATRICES["path"]):
         ({"scale": 1.001}, "arrays of the operator"),
         ({"seed": 1}, "key, start vectors"),
         ({"num_top": 2}, "goal, pairs"),
+        ({"certify": False}, "pairs"),
         ({"matrix": np.eye(30)}, "arrays of the operator, space"),
     ],
 )

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cljax import spectral
+from cljax import curvature, spectral
 from tests.oracles import eps
 from tests.test_density import EIGENVALUES, MATRIX, MODES
-from tests.test_lanczos import DRIVERS, operator
+from tests.test_lanczos import DRIVERS, operator, random_symmetric
 
 KEY = jax.random.key(0)
 
@@ -51,6 +52,42 @@ def test_as_many_pairs_as_leave_one_eigenvalue():
     found = spectral.spectral_density(op, KEY, known=pairs, num_probes=2, driver="compiled")
     np.testing.assert_allclose(found.nodes, [[1.0, 2.0, 3.0]] * 2, rtol=1e-5)
     np.testing.assert_allclose(found.weights, 1 / 3, rtol=1e-5)
+
+
+@MODES
+def test_what_is_left_of_two_dimensions(reorthogonalize):
+    """Probes of signs would lie in the known vector's line now and then."""
+    op = operator(np.array([[2.0, 1.0], [1.0, 2.0]]))
+    for seed in range(6):
+        key = jax.random.key(seed)
+        pairs = spectral.extreme_eigenpairs(op, key, num_top=1)
+        found = spectral.spectral_density(op, key, num_probes=8, known=pairs, reorthogonalize=reorthogonalize)
+        np.testing.assert_allclose(found.nodes, [[1.0, 3.0]] * 8, rtol=1e-5)
+
+
+def test_no_bias_in_few_dimensions():
+    values = np.array([0.0, 0, 0, 1, 5, 6])
+    op = operator(random_symmetric(values))
+    pairs = spectral.extreme_eigenpairs(op, KEY, num_top=2)
+    options = {"num_probes": 4000, "reorthogonalize": False, "driver": "compiled"}
+    mean, error = spectral.spectral_density(op, KEY, known=pairs, **options).moments(1)
+    assert abs(mean - 2) <= 4 * error
+
+
+@MODES
+@pytest.mark.parametrize("driver", ["host", "compiled"])
+def test_on_a_mesh_of_explicit_axes(reorthogonalize, driver):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        diagonal = jax.device_put(jnp.r_[jnp.linspace(-1, 1, 14), 4.0, 5.0], NamedSharding(mesh, PartitionSpec("x")))
+        op = curvature.FunctionOperator(lambda v, d: d * v, diagonal, diagonal)
+        pairs = spectral.extreme_eigenpairs(op, KEY, num_top=2)
+        found = spectral.spectral_density(
+            op, KEY, num_probes=4, known=pairs, reorthogonalize=reorthogonalize, driver=driver
+        )
+    for value in (4.0, 5.0):
+        mass = np.where(np.abs(found.nodes - value) < 0.5, found.weights, 0).sum(axis=1)
+        np.testing.assert_allclose(mass, 1 / 16, rtol=1e-4)
 
 
 def test_bad_input(known):

@@ -157,6 +157,19 @@ def test_gradient_without_reorthogonalization_is_that_of_differences(x64):
     np.testing.assert_allclose(jax.grad(value)(0.1), expected, rtol=64 * step**2)
 
 
+def test_a_tolerance_under_vmap():
+    op, shifts = operator(MATRIX), jnp.array([1.0, 3.0])
+
+    def value(shift):
+        return spectral.log_determinant(op, jax.random.key(0), shift=shift, tol=0.05, num_probes=20).mean
+
+    each = [value(shift) for shift in shifts]
+    # samples differ by rounding alone, and the number of probes with them at most by chance
+    np.testing.assert_allclose(jax.vmap(value)(shifts), each, rtol=0.05)
+    with pytest.raises(ValueError, match="driver: expected 'compiled' or 'auto' inside of jit"):
+        jax.vmap(lambda s: log_determinant(MATRIX, shift=s, tol=0.1, driver="host").mean)(shifts)
+
+
 def test_inside_of_jit():
     def both(op, key, shift):
         settings = {**SIZES, "reorthogonalize": False, "driver": "compiled"}

@@ -128,11 +128,14 @@ def _resolve(method: str, objective_fn: Any, params: PyTree, args: tuple[Any, ..
         return method
     leaves, structure = jax.tree.flatten((objective_fn, params, args))
     case = (structure, *map(jax.typeof, leaves))
-    if case not in _resolved:
+    if case in _resolved:
+        return _resolved[case]
+    found = _find_method(_gradient(objective_fn, args), params)
+    if found != "finite_difference":  # that may be an error of the function, which may be mended
         if len(_resolved) >= _MOST_RESOLVED:
             _resolved.clear()
-        _resolved[case] = _find_method(_gradient(objective_fn, args), params)
-    return _resolved[case]
+        _resolved[case] = found
+    return found
 
 
 _resolved: dict[Any, str] = {}  # to trace a model twice takes longer than to compile a small one

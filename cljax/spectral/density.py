@@ -37,10 +37,11 @@ def spectral_density(
         reorthogonalize: keep ``num_steps`` + 1 vectors and orthogonalize against them. Without, the three-term
             recurrence keeps two beside the product, whatever the number of steps: one eigenvalue may then have
             several nodes, which share its weight, and densities, moments and counts keep their value. Only
-            without are nodes and weights differentiable: with it derivatives are NaN.
+            without are nodes and weights differentiable: with it derivatives are NaN, and those in reverse mode raise.
         known: None, or eigenpairs of ``op``, such as the outliers of the spectrum. Each then has its exact weight, 1/n,
-            and the probes, orthogonal to their vectors, only what is left: without the noise of random weights at
-            eigenvalues of great magnitude. A residual r of a pair leaves about (r / gap)² of its weight twice.
+            and the probes, normal and orthogonal to their vectors, only what is left: without the noise of random
+            weights at eigenvalues of great magnitude. A residual r of a pair leaves about (r / gap)² of its weight
+            twice.
         driver: "compiled", "host" or ``HostLoop``, or "auto", see ``lanczos``. A checkpoint file keeps the rules of
             finished probes; the run of the probe at hand is beside it, in ``PATH.probeN``, but without
             reorthogonalization, where a probe that was interrupted starts again.

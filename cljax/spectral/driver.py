@@ -145,7 +145,7 @@ def run_krylov(
 
     def parts() -> dict[str, str]:
         arrays = {"key": key, "start vectors": given, "goal": (goal, guess)}
-        wanted = goal and (goal.num_top, goal.num_bottom, goal.criterion)
+        wanted = goal and (goal.num_top, goal.num_bottom, goal.criterion, goal.certify)
         options = {"products": num_steps, "memory": (capacity, memory.half, memory.offload), "pairs": wanted}
         return fingerprint(op, arrays, options)
 

@@ -47,7 +47,7 @@ def eigenvalue_count(
             no derivative.
         min_probes: probes before the first look at the standard error, at least 2, see ``trace``.
         reorthogonalize: as for ``spectral_density``; without, memory does not grow with ``num_steps``, and only then
-            are there derivatives: with it they are NaN.
+            are there derivatives: with it they are NaN, and those in reverse mode raise.
         driver: "compiled", "host" or "auto", see ``lanczos``.
 
     Returns:
@@ -74,7 +74,9 @@ def eigenvalue_count(
     num_probes, min_probes = check_arguments(op, key, tol, num_probes, min_probes, name="num_probes")
     dimension = tree.size(op.struct)
     num_steps = min(check_positive_int("num_steps", num_steps), dimension)
-    chosen, keys = choose_loop(driver, op, key), probe_keys(key, num_probes)
+    # without a tolerance a host loop never looks at the samples
+    looked_at = (low, high) if tol is not None or driver == "auto" else ()
+    chosen, keys = choose_loop(driver, op, key, *looked_at), probe_keys(key, num_probes)
     return estimate_from_rules(
         chosen, op, keys, num_steps, bool(reorthogonalize), _samples, (dimension, low, high), tol, min_probes
     )

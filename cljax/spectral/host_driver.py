@@ -92,8 +92,8 @@ class DeviceRun:
         def place(saved: np.ndarray, index: int) -> Any:
             padded = np.pad(saved, [(0, state.capacity - len(saved)), (0, 0)])
             if layout is not None:
-                return padded.reshape(-1, *layout.shapes[index])
-            return jax.device_put(padded.reshape(-1, *like[index].shape[1:]), like[index].sharding)
+                return padded.reshape(state.capacity, *layout.shapes[index])
+            return jax.device_put(padded.reshape(state.capacity, *like[index].shape[1:]), like[index].sharding)
 
         leaves = [place(saved, index) for index, saved in enumerate(rows)]
         structure: Any = jax.tree.structure(mine) if layout is None else layout.structure

@@ -56,6 +56,7 @@ def lanczos(
 
     Returns:
         The tridiagonal matrix, the basis and how orthogonal it is. NaN in the operator gives NaN.
+        Differentiable in forward mode alone.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, ``num_steps`` is below 1 or above n, the start vector is

@@ -19,7 +19,7 @@ from cljax._layout import Layout, layout_of
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import probed_estimate
-from cljax.spectral.driver import linearized, run_lanczos
+from cljax.spectral.driver import apply_product, linearized, run_lanczos
 from cljax.spectral.estimate import Estimate, mean_and_error, within
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.krylov import KrylovState
@@ -171,6 +171,7 @@ def _on_host(
     known: PyTree | None = None,
 ) -> Iterator[Rule]:
     product: Any = None if reorthogonalize else linearized(op)
+    layout = layout_of(op.struct)
     path, parts, rules = None, {}, list[Rule]()
     if loop.checkpoint is not None:
         path = pathlib.Path(loop.checkpoint)
@@ -180,21 +181,42 @@ def _on_host(
         saved = load_arrays(path, parts, ("nodes", "weights"))
         if saved is not None:
             rules = [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(saved["nodes"], saved["weights"], strict=True)]
+            _check_first(path, rules[0], op, _placed(_probe(keys[0, 0], op, known, layout), op, layout))
         yield from rules
     for index in range(len(rules), keys.shape[0]):
         own = None if path is None else path.with_name(f"{path.name}.probe{index}")
         if reorthogonalize:
-            state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps, known)
+            state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps, known, layout)
             rules.append(_rule(state, num_steps))
         else:
-            probe = one_vector(unit_probe, keys[index, 0], op.struct)
-            probe = probe if known is None else tree.rows_like(_without(tree.from_rows(probe), known), probe)
+            probe = _placed(_probe(keys[index, 0], op, known, layout), op, layout)
             rules.append(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps)))
         if path is not None and own is not None:
             nodes, weights = (np.stack(x) for x in zip(*rules, strict=True))
             save_arrays(path, parts, {"nodes": nodes, "weights": weights})
             own.unlink(missing_ok=True)
         yield rules[-1]
+
+
+def _placed(probe: PyTree, op: LinearOperator, layout: Layout | None) -> PyTree:
+    """A vector as a run keeps it."""
+    return tree.place_like(probe, op.struct) if layout is None else _rows(probe, layout)
+
+
+_rows = jax.jit(lambda vector, layout: layout.rows(vector), static_argnums=1)
+_vdot = jax.jit(tree.vdot)
+
+
+def _check_first(path: pathlib.Path, rule: Rule, op: LinearOperator, probe: PyTree) -> None:
+    """Require the mean of the first rule to be ⟨z, A z⟩: an operator may hold data that its fingerprint cannot know."""
+    found = float(_vdot(probe, tree.to_work(apply_product(linearized(op), op.struct, probe))))
+    nodes, weights = (np.asarray(x, np.float64) for x in rule)
+    scale = np.sqrt(np.sum(weights * nodes**2))
+    if np.isfinite(scale) and not abs(found - np.sum(weights * nodes)) <= scale * np.finfo(rule[0].dtype).eps ** 0.5:
+        raise ValueError(
+            f"checkpoint: {path} is of another operator or other data: its first product does not come out again; "
+            "delete it, or give another path"
+        )
 
 
 def _rule_fn(
@@ -204,30 +226,44 @@ def _rule_fn(
 
     def one(keys: jax.Array) -> Rule:
         if reorthogonalize:
-            return _rule(_run("compiled", op, keys, num_steps, known), num_steps)
-        probe = unit_probe(keys[0], op.struct)
-        probe = probe if known is None else _without(probe, known)
+            return _rule(_run("compiled", op, keys, num_steps, known, layout), num_steps)
+        probe = _probe(keys[0], op, known, layout)
         probe = probe if layout is None else layout.rows(probe)
         return _three_term_rule(*three_term_run("compiled", product, op.struct, probe, num_steps))
 
     return one
 
 
-def _run(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int, known: PyTree | None = None) -> KrylovState:
+def _run(
+    driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int, known: PyTree | None, layout: Layout | None
+) -> KrylovState:
+    return run_lanczos(driver, op, _probe(keys[0], op, known, layout), keys[1], num_steps)
+
+
+def _probe(key: jax.Array, op: LinearOperator, known: PyTree | None, layout: Layout | None) -> PyTree:
+    """The unit probe of a key, orthogonal to what is known."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), op.struct)
-    probe = one_vector(unit_probe, keys[0], shapes)
-    return run_lanczos(driver, op, probe if known is None else _without(probe, known), keys[1], num_steps)
+    if known is None:
+        return one_vector(unit_probe, key, shapes)
+    return _without(one_vector(_normal_probe, key, shapes), known, layout)
 
 
-@jax.jit
-def _without(probe: PyTree, known: PyTree) -> PyTree:
+def _normal_probe(key: jax.Array, struct: PyTree) -> PyTree:
+    """Normal entries: the part beside some vectors has no preferred direction, so that its rules are unbiased."""
+    return tree.random_like(key, jax.eval_shape(tree.to_work, struct))
+
+
+@partial(jax.jit, static_argnames="layout")
+def _without(probe: PyTree, known: PyTree, layout: Layout | None) -> PyTree:
     """The unit vector of what a probe has beside orthonormal vectors."""
+    if layout is not None:
+        probe, known = layout.rows(probe), layout.rows_of(known)
 
     def once(_: jax.Array, v: PyTree) -> PyTree:
         return tree.sub(v, tree.basis_combine(known, tree.basis_dot(known, v), v))
 
     rest = jax.lax.fori_loop(0, 2, once, probe)
-    return tree.normalize(rest, tree.norm(rest))
+    return tree.from_rows(tree.normalize(rest, tree.norm(rest)))
 
 
 @partial(jax.jit, static_argnames="num_steps")
