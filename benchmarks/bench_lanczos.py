@@ -10,15 +10,13 @@ grows.
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
+from benchmarks.harness import Program, compile_program, ratio_spread, runner, spread, time_interleaved
 from benchmarks.problems import Problem
 from cljax import curvature, spectral, tree
 from cljax.spectral.driver import apply_product, linearized
@@ -55,26 +53,6 @@ def measure(problem: Problem, repeats: int, num_steps: int = NUM_STEPS) -> list[
             programs["lanczos", driver] = Program(run, None, 0.0)
     seconds: dict[Any, list[float]] = time_interleaved(programs, repeats) if repeats else {}
     return [_row(problem, key, program, seconds) for key, program in programs.items()]
-
-
-def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dict[str, Any]]:
-    """Measure problem after problem and print a table of each.
-
-    Args:
-        problems: networks; each is made only when its turn comes.
-        repeats: timed calls of each program.
-        console: where to print.
-
-    Returns:
-        The rows of all.
-    """
-    rows = []
-    for problem in problems:
-        with console.status(f"{problem.name}: compiling and timing"):
-            new = measure(problem, repeats)
-        console.print(_table(problem, new))
-        rows += new
-    return rows
 
 
 def _products(op: Any, vector: Any, num_steps: int) -> Any:
@@ -132,3 +110,6 @@ def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
             f"{1e3 * seconds['median']:.1f}" if seconds else "-",
         )
     return table
+
+
+run = runner(measure, _table)

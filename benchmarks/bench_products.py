@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Program, compile_program, num_bytes, ratio_spread, spread, time_interleaved
+from benchmarks.harness import Program, compile_program, num_bytes, ratio_spread, runner, spread, time_interleaved
 from benchmarks.problems import Problem
 from cljax import curvature, tree
 
@@ -83,26 +82,6 @@ def measure(
         _row(problem, key, program, stored, gradient, seconds.get(key), seconds.get(_GRADIENT))
         for key, (program, stored) in programs.items()
     ]
-
-
-def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dict[str, Any]]:
-    """Measure problem after problem and print a table of each.
-
-    Args:
-        problems: networks; each is made only when its turn comes.
-        repeats: timed calls of each program.
-        console: where to print.
-
-    Returns:
-        The rows of all.
-    """
-    rows = []
-    for problem in problems:
-        with console.status(f"{problem.name}: compiling and timing"):
-            new = measure(problem, repeats)
-        console.print(_table(problem, new))
-        rows += new
-    return rows
 
 
 def _fresh(op: Any, v: Any) -> Any:
@@ -180,3 +159,6 @@ def _times(times: Mapping[str, Any] | None) -> tuple[str, str]:
 
 def _number(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
+
+
+run = runner(measure, _table)

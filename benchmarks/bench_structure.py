@@ -8,16 +8,14 @@ K / 3 + 1.5. Early convolutions still need their kernel gradients.
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
+from benchmarks.harness import Program, compile_program, ratio_spread, runner, spread, time_interleaved
 from benchmarks.problems import Problem
 from cljax import Batch, curvature
 from cljax._typing import PyTree
@@ -80,26 +78,6 @@ def _programs(problem: Problem, batch: Batch, num: int) -> dict[tuple[str, str],
         ("structure", "factors"): compile_program(matrices(False), *arguments),
         ("structure", "centered"): compile_program(matrices(True), *arguments),
     }
-
-
-def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dict[str, Any]]:
-    """Measure problem after problem and print a table of each.
-
-    Args:
-        problems: networks; each is made only when its turn comes.
-        repeats: timed calls of each program.
-        console: where to print.
-
-    Returns:
-        The rows of all.
-    """
-    rows = []
-    for problem in problems:
-        with console.status(f"{problem.name}: compiling and timing"):
-            new = measure(problem, repeats)
-        console.print(_table(problem, new))
-        rows += new
-    return rows
 
 
 def _ratio(value: float | None, unit: float | None) -> float | None:
@@ -178,3 +156,6 @@ def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
 
 def _number(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
+
+
+run = runner(measure, _table)

@@ -14,7 +14,7 @@ import pathlib
 import random
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -115,6 +115,29 @@ def time_interleaved(programs: Mapping[Key, Program], repeats: int, seed: int = 
             jax.block_until_ready(programs[name].run())
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def runner(measure: Callable[[Any, int], list[dict[str, Any]]], table: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """A suite of networks: measure problem after problem and print a table of each.
+
+    Args:
+        measure: ``measure(problem, repeats)`` gives the rows of a problem.
+        table: ``table(problem, rows)`` shows them.
+
+    Returns:
+        ``run(problems, repeats, console)``, which gives the rows of all; each problem is made only when its turn comes.
+    """
+
+    def run(problems: Iterable[Any], repeats: int, console: Any) -> list[dict[str, Any]]:
+        rows = []
+        for problem in problems:
+            with console.status(f"{problem.name}: compiling and timing"):
+                new = measure(problem, repeats)
+            console.print(table(problem, new))
+            rows += new
+        return rows
+
+    return run
 
 
 def spread(samples: Sequence[float]) -> Spread:
