@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from benchmarks import synthetic
 from benchmarks.cases import Case
 from benchmarks.networks import network_case
@@ -110,3 +112,8 @@ def networks(size: str, *places: tuple[str, str]) -> list[tuple[str, Callable[[]
         )
         for name, stage in places
     ]
+
+
+def relative_error(answer: Any, exact: np.ndarray) -> float:
+    """‖answer − exact‖ / ‖exact‖ in float64."""
+    return float(np.linalg.norm(np.asarray(answer, np.float64) - exact) / np.linalg.norm(exact))

@@ -10,7 +10,7 @@ from benchmarks.cases import Case
 from benchmarks.estimators.energies import squared_norms
 from benchmarks.estimators.products import KINDS, reference_product
 from benchmarks.networks import Spec, as_case, network_case, trajectory
-from benchmarks.tasks.base import Group, Task
+from benchmarks.tasks.base import Group, Task, relative_error
 
 _DEEP = (("depth", 4), ("width", 128), ("heads", 4))
 
@@ -63,7 +63,7 @@ def _exact(case: Case, kind: str) -> np.ndarray:
 
 def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
     exact = _exact(case, group.options["kind"])
-    return {"error": float(np.linalg.norm(np.asarray(answer, np.float64) - exact) / np.linalg.norm(exact))}
+    return {"error": relative_error(answer, exact)}
 
 
 PEER_PRODUCTS = Task(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.tasks.base import Group, Task, matrices, networks
+from benchmarks.tasks.base import Group, Task, matrices, networks, relative_error
 
 _PLACES = (("mlp", "init"), ("mlp", "end"), ("transformer", "end"))
 _BUDGETS = {"tiny": (30,), "small": (30, 60), "full": (30, 60, 120)}
@@ -28,8 +28,7 @@ def _diagonal_groups(size: str) -> list[Group]:
 
 
 def _diagonal_score(answer: Any, case: Case, group: Group) -> dict[str, float]:
-    exact = case.reference.diagonal
-    return {"error": float(np.linalg.norm(np.asarray(answer, np.float64) - exact) / np.linalg.norm(exact))}
+    return {"error": relative_error(answer, case.reference.diagonal)}
 
 
 TRACE = Task(
