@@ -45,6 +45,11 @@ class LinearOperator(abc.ABC):
         return True
 
     @property
+    def positive_semidefinite(self) -> bool:
+        """Whether the operator is symmetric and known, by what it is made of, to have no eigenvalue below 0."""
+        return False
+
+    @property
     def host_only(self) -> bool:
         """Whether products run on the host, batch by batch, and cannot be traced; so do those of what is made of it."""
         return any(isinstance(part, LinearOperator) and part.host_only for part in vars(self).values())
@@ -139,6 +144,11 @@ class Sum(LinearOperator):
     def symmetric(self) -> bool:
         """Whether both are."""
         return self.left.symmetric and self.right.symmetric
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """Whether both are."""
+        return self.left.positive_semidefinite and self.right.positive_semidefinite
 
     @property
     def T(self) -> LinearOperator:

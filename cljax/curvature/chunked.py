@@ -8,7 +8,7 @@ from cljax._checks import check_inexact_tree, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, highest_precision
-from cljax.curvature.gauss_newton import loss_hessian_product
+from cljax.curvature.gauss_newton import as_fenchel_young, loss_hessian_product
 from cljax.curvature.jacobian import linearize_model
 from cljax.curvature.microbatch import check_microbatch, scan_microbatches
 from cljax.losses.chunked import ChunkedObjective, scan_tokens, token_share
@@ -34,6 +34,11 @@ class ChunkedGaussNewton(LinearOperator):
     def struct(self) -> PyTree:
         """Shapes and dtypes of the parameters."""
         return tree.struct(self.params)
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """As for ``GaussNewton``."""
+        return as_fenchel_young(self.objective.loss) is not None
 
     @highest_precision
     def linearize(self) -> Matvec:

@@ -81,12 +81,13 @@ def to_scipy(op: LinearOperator) -> Any:
     )
 
 
-def to_lineax(op: LinearOperator, *, positive_semidefinite: bool = False) -> Any:
+def to_lineax(op: LinearOperator, *, positive_semidefinite: bool | None = None) -> Any:
     """The operator for lineax's solvers.
 
     Args:
         op: an operator; tagged symmetric where it is.
-        positive_semidefinite: tag it so, for solvers that need it; nothing checks it.
+        positive_semidefinite: whether to tag it so, for solvers that need it; None for what the operator says of
+            itself. Nothing checks it.
 
     Returns:
         A ``lineax.FunctionLinearOperator`` on the same pytrees, linearized once.
@@ -97,7 +98,7 @@ def to_lineax(op: LinearOperator, *, positive_semidefinite: bool = False) -> Any
     import lineax
 
     tags = [lineax.symmetric_tag] if op.symmetric else []
-    if positive_semidefinite:
+    if op.positive_semidefinite if positive_semidefinite is None else positive_semidefinite:
         tags.append(lineax.positive_semidefinite_tag)
     return lineax.FunctionLinearOperator(partial(_apply, op.linearize()), op.struct, tags)
 

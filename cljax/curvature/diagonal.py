@@ -34,6 +34,11 @@ class Preconditioned(LinearOperator):
         return self.op.symmetric
 
     @property
+    def positive_semidefinite(self) -> bool:
+        """Whether ``op`` is."""
+        return self.op.positive_semidefinite
+
+    @property
     def T(self) -> LinearOperator:
         """The transpose with the same diagonal."""
         return self if self.symmetric else Preconditioned(self.op.T, self.diagonal)

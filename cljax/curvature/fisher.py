@@ -13,11 +13,10 @@ from cljax._checks import check_inexact_tree, check_key, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
-from cljax.curvature.gauss_newton import gauss_newton
+from cljax.curvature.gauss_newton import as_fenchel_young, gauss_newton
 from cljax.curvature.jacobian import linearize_model
 from cljax.curvature.microbatch import check_microbatch, scan_microbatches
 from cljax.losses.bernoulli import Bernoulli
-from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.losses.poisson import Poisson
 from cljax.losses.shannon import Shannon
 from cljax.losses.squared import Squared
@@ -77,6 +76,11 @@ class SampledFisher(LinearOperator):
         """Shapes and dtypes of the parameters."""
         return tree.struct(self.params)
 
+    @property
+    def positive_semidefinite(self) -> bool:
+        """True; no weight is taken to be below 0."""
+        return True
+
     @highest_precision
     def linearize(self) -> Matvec:
         """The product; the model is linearized and targets are drawn once, except for microbatches."""
@@ -112,13 +116,8 @@ def _microbatched_product(op: SampledFisher, v: PyTree) -> PyTree:
     return scan_microbatches(product_fn, op.batch, size, op.params)
 
 
-def _fenchel_young(loss: Any) -> FenchelYoungLoss | None:
-    loss = loss.func if isinstance(loss, jax.tree_util.Partial) else loss
-    return loss if isinstance(loss, FenchelYoungLoss) else None
-
-
 def _score_gradient(loss: LossFn, scores: jax.Array, targets: Any) -> jax.Array:
-    fenchel_young = _fenchel_young(loss)
+    fenchel_young = as_fenchel_young(loss)
     if fenchel_young is not None:
         return fenchel_young.regularizer.residual(scores, fenchel_young.regularizer.encode(targets, scores))
     return jax.grad(lambda s: jnp.sum(loss(s, targets)))(scores)
@@ -126,7 +125,7 @@ def _score_gradient(loss: LossFn, scores: jax.Array, targets: Any) -> jax.Array:
 
 def _sample(key: jax.Array, indices: jax.Array, loss: Any, scores: jax.Array, num_samples: int) -> jax.Array:
     # the randomness of an example follows from its index: microbatches change nothing
-    law = LAWS[type(_fenchel_young(loss).regularizer)]  # type: ignore[union-attr]
+    law = LAWS[type(as_fenchel_young(loss).regularizer)]  # type: ignore[union-attr]
 
     def of_example(index: jax.Array, score: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.fold_in(key, index), num_samples)
@@ -191,7 +190,7 @@ def fisher(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {list(KINDS)}, got {kind!r}")
-    known = _fenchel_young(loss)
+    known = as_fenchel_young(loss)
     if kind != "empirical" and (known is None or type(known.regularizer) not in LAWS):
         got = type(known.regularizer if known else loss).__name__
         raise ValueError(

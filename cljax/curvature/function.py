@@ -21,6 +21,7 @@ class FunctionOperator(LinearOperator):
         fn: ``fn(v, *args)``, linear and symmetric in ``v``: hashable, or a callable pytree.
         struct: pytree of floating arrays, or of ``jax.ShapeDtypeStruct``, like the vectors.
         *args: pytrees of arrays.
+        positive_semidefinite: whether the map is known to have no eigenvalue below 0; nothing checks what is said.
 
     Raises:
         TypeError: if ``struct`` has a leaf that is not floating, ``fn`` is not hashable, or, at the first product, it
@@ -35,16 +36,22 @@ class FunctionOperator(LinearOperator):
         [1.0, 3.0]
     """
 
-    def __init__(self, fn: Any, struct: PyTree, *args: Any) -> None:
+    def __init__(self, fn: Any, struct: PyTree, *args: Any, positive_semidefinite: bool = False) -> None:
         check_inexact_tree("struct", struct)
         self._fn = as_callable_tree("fn", fn)
         self._struct = tree.struct(struct)
         self._args = args
+        self._semidefinite = bool(positive_semidefinite)
 
     @property
     def struct(self) -> PyTree:
         """Shapes and dtypes of the vectors."""
         return self._struct
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """What was said."""
+        return self._semidefinite
 
     @highest_precision
     def linearize(self) -> Matvec:
@@ -52,15 +59,16 @@ class FunctionOperator(LinearOperator):
         return jax.tree_util.Partial(_call, self._fn, self._args)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
-        """Leaves: the function's and the arguments'; static: shapes, dtypes and shardings."""
+        """Leaves: the function's and the arguments'; static: shapes, dtypes, shardings and what was said."""
         leaves, treedef = jax.tree.flatten(self._struct)
-        return (self._fn, self._args), (tuple((x.shape, x.dtype, x.sharding) for x in leaves), treedef)
+        shapes = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
+        return (self._fn, self._args), (shapes, treedef, self._semidefinite)
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: tuple[Any, ...]) -> "FunctionOperator":
         """Rebuild without checks: the leaves may be placeholders."""
-        shapes, treedef = aux
         self = object.__new__(cls)
+        shapes, treedef, self._semidefinite = aux
         self._fn, self._args = children
         self._struct = treedef.unflatten([jax.ShapeDtypeStruct(shape, dtype, sharding=s) for shape, dtype, s in shapes])
         return self

@@ -39,6 +39,11 @@ class GaussNewton(LinearOperator):
         """Shapes and dtypes of the parameters."""
         return tree.struct(self.params)
 
+    @property
+    def positive_semidefinite(self) -> bool:
+        """Whether the loss is a Fenchel-Young loss, convex in the scores; no weight is taken to be below 0."""
+        return as_fenchel_young(self.loss) is not None
+
     @highest_precision
     def linearize(self) -> Matvec:
         """The product; the model is linearized once, except for microbatches."""
@@ -66,6 +71,19 @@ def _microbatched_product(op: GaussNewton, v: PyTree) -> PyTree:
     return scan_microbatches(product_fn, op.batch, size, op.params)
 
 
+def as_fenchel_young(loss: Any) -> FenchelYoungLoss | None:
+    """The loss if it is a Fenchel-Young loss, else None.
+
+    Args:
+        loss: per-example loss, or a callable pytree of it.
+
+    Returns:
+        The loss itself.
+    """
+    loss = loss.func if isinstance(loss, jax.tree_util.Partial) else loss
+    return loss if isinstance(loss, FenchelYoungLoss) else None
+
+
 def loss_hessian_product(loss: LossFn, scores: jax.Array, targets: Any, u: jax.Array) -> jax.Array:
     """∇²ℓ(scores) u of each example.
 
@@ -80,8 +98,8 @@ def loss_hessian_product(loss: LossFn, scores: jax.Array, targets: Any, u: jax.A
     """
     dtype = tree.work_dtype(scores.dtype)
     scores, u = scores.astype(dtype), u.astype(dtype)
-    fenchel_young = loss.func if isinstance(loss, jax.tree_util.Partial) else loss
-    if isinstance(fenchel_young, FenchelYoungLoss):
+    fenchel_young = as_fenchel_young(loss)
+    if fenchel_young is not None:
         return fenchel_young.regularizer.hessian_product(scores, u)
     return jax.jvp(jax.grad(lambda s: jnp.sum(loss(s, targets))), (scores,), (u,))[1]
 

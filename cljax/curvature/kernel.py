@@ -34,6 +34,11 @@ class TangentKernel(LinearOperator):
         """Shapes and dtypes of the scores."""
         return jax.eval_shape(self.apply_fn, self.params, self.inputs)
 
+    @property
+    def positive_semidefinite(self) -> bool:
+        """True."""
+        return True
+
     @highest_precision
     def linearize(self) -> Matvec:
         """Reverse, then forward mode, linearized once."""

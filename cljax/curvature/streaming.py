@@ -135,16 +135,23 @@ class Streamed(LinearOperator):
         operator_fn: maps a batch to its operator A_c.
         stream: the batches.
         space: structure and leaves of ``struct``.
+        is_semidefinite: whether the operator of the first batch says so of itself.
     """
 
     operator_fn: Callable[[Batch], LinearOperator] = static()
     stream: _Stream = static()
     space: tuple[Any, tuple[Any, ...]] = static()
+    is_semidefinite: bool = static(default=False)
 
     @property
     def struct(self) -> PyTree:
         """Shapes and dtypes of the vectors that each batch's operator takes."""
         return jax.tree.unflatten(*self.space)
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """Whether the operator of the first batch is: weights below 0 are refused."""
+        return self.is_semidefinite
 
     @property
     def host_only(self) -> bool:
@@ -207,7 +214,7 @@ def streamed(operator_fn: Callable[[Batch], LinearOperator], batches: Batches) -
     op = operator_fn(first)
     check_symmetric("operator_fn(batch)", op)
     leaves, structure = jax.tree.flatten(op.struct)
-    return Streamed(operator_fn, stream, (structure, tuple(leaves)))
+    return Streamed(operator_fn, stream, (structure, tuple(leaves)), op.positive_semidefinite)
 
 
 def streamed_mean(fn: Callable[[Batch], PyTree], batches: Batches) -> PyTree:

@@ -37,6 +37,11 @@ class Restricted(LinearOperator):
         return self.op.symmetric
 
     @property
+    def positive_semidefinite(self) -> bool:
+        """Whether ``op`` is."""
+        return self.op.positive_semidefinite
+
+    @property
     def T(self) -> LinearOperator:
         """The block of the transpose."""
         return self if self.symmetric else Restricted(self.op.T, self.kept)
@@ -104,11 +109,13 @@ class Composed(LinearOperator):
         left: an operator on the products of ``right``.
         right: an operator.
         is_symmetric: whether the chain is its own transpose.
+        is_semidefinite: whether it is so with nothing in the middle, or a semidefinite operator.
     """
 
     left: LinearOperator
     right: LinearOperator
     is_symmetric: bool = static(default=False)
+    is_semidefinite: bool = static(default=False)
 
     @property
     def struct(self) -> PyTree:
@@ -124,6 +131,11 @@ class Composed(LinearOperator):
     def symmetric(self) -> bool:
         """Whether the chain is a palindrome of transposes, or was said to be symmetric."""
         return self.is_symmetric
+
+    @property
+    def positive_semidefinite(self) -> bool:
+        """Whether the chain is seen to be B Bᵀ, or B A Bᵀ with A positive semidefinite."""
+        return self.is_semidefinite
 
     @property
     def T(self) -> LinearOperator:
@@ -168,11 +180,14 @@ def compose(*ops: LinearOperator, symmetric: bool | None = None) -> Composed:
         check_is_operator(f"ops[{index}]", op)
     for index, (left, right) in enumerate(itertools.pairwise(ops)):
         check_same_struct(f"ops[{index + 1}] @ v", right.out_struct, left.struct)
+    palindrome = all(a.T is b or b.T is a for a, b in zip(ops, reversed(ops), strict=True))
     if symmetric is None:
-        symmetric = all(a.T is b or b.T is a for a, b in zip(ops, reversed(ops), strict=True))
+        symmetric = palindrome
+    middle = ops[len(ops) // 2]
+    semidefinite = palindrome and symmetric and (len(ops) % 2 == 0 or middle.positive_semidefinite)
     *rest, last = ops
     inner = reduce(lambda right, left: Composed(left, right), reversed(rest[1:]), last)
-    return Composed(rest[0], inner, symmetric)
+    return Composed(rest[0], inner, symmetric, semidefinite)
 
 
 def check_endomorphism(name: str, op: Any) -> None:

@@ -67,6 +67,62 @@ def standard_error(mean: jax.Array, spread: jax.Array, count: jax.Array | int) -
     return jnp.maximum(jnp.sqrt(spread / (number * (number - 1))), jnp.finfo(mean.dtype).eps * jnp.abs(mean))
 
 
+@pytree_dataclass
+class RunningMean:
+    """Entry by entry the mean of vectors that come one after the other, and their spread.
+
+    Attributes:
+        mean: pytree, mean so far.
+        spread: pytree, Σ (sample − mean)² in units of ``unit``².
+        unit: scalar, greatest entry of the first sample that is not 0; squares of tiny entries leave the range.
+        count: int32 scalar, samples so far.
+    """
+
+    mean: PyTree
+    spread: PyTree
+    unit: jax.Array
+    count: jax.Array
+
+    def add(self, sample: PyTree) -> "RunningMean":
+        """Take one more sample, by Welford's update."""
+        count = self.count + 1
+        greatest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(sample)]))
+        unit = jnp.where(self.unit == 0, greatest, self.unit).astype(self.unit.dtype)
+        size = jnp.where(unit == 0, 1, unit)
+        mean = jax.tree.map(lambda m, s: m + (s - m) / count.astype(m.dtype), self.mean, sample)
+        spread = jax.tree.map(
+            lambda q, s, old, new: (q + (s - old) / size * ((s - new) / size)).astype(q.dtype),
+            self.spread,
+            sample,
+            self.mean,
+            mean,
+        )
+        return RunningMean(mean, spread, unit, count)
+
+    def error(self) -> PyTree:
+        """Standard error of the mean, see ``standard_error``."""
+        unit = jnp.where(self.unit == 0, 1, self.unit)
+
+        def entries(mean: jax.Array, spread: jax.Array) -> jax.Array:
+            size = unit.astype(mean.dtype)
+            return size * standard_error(mean / size, spread, self.count)
+
+        return jax.tree.map(entries, self.mean, self.spread)
+
+
+def running_start(like: PyTree) -> RunningMean:
+    """Before the first sample.
+
+    Args:
+        like: pytree with the shapes, dtypes and shardings of a sample.
+
+    Returns:
+        No samples.
+    """
+    unit = jnp.zeros((), jnp.result_type(*jax.tree.leaves(like)))
+    return RunningMean(tree.zeros_like(like), tree.zeros_like(like), unit, jnp.zeros((), jnp.int32))
+
+
 def within(mean: PyTree, error: PyTree, tol: Any) -> jax.Array:
     """Whether ‖error‖ ≤ tol·‖mean‖; never of NaN."""
     return tree.norm(error) <= tol * tree.norm(mean)

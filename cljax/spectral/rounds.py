@@ -81,23 +81,23 @@ _FIRST = {
 }
 
 
-def sum_terms(term: Callable[[jax.Array], jax.Array], count: jax.Array, like: jax.Array) -> jax.Array:
+def sum_terms(term: Callable[[jax.Array], PyTree], count: jax.Array, most: int, zero: PyTree) -> PyTree:
     """Σ term(i) over i < count in a loop of fixed length, so that reverse mode can pass; each recomputed, not stored.
 
     Args:
-        term: index -> scalar.
+        term: index -> pytree like ``zero``.
         count: how many terms.
-        like: array whose first axis is the most that there can be, in the dtype of the terms.
+        most: static, the most that there can be.
+        zero: pytree of zeros.
 
     Returns:
         The sum.
     """
-    zero = jnp.zeros((), like.dtype)
 
-    def add(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        return total + jax.lax.cond(i < count, lambda: term(i).astype(like.dtype), lambda: zero), None
+    def add(total: PyTree, i: jax.Array) -> tuple[PyTree, None]:
+        return tree.add(total, jax.lax.cond(i < count, lambda: tree.cast_like(term(i), zero), lambda: zero)), None
 
-    return jax.lax.scan(jax.checkpoint(add), zero, jnp.arange(like.shape[0]))[0]
+    return jax.lax.scan(jax.checkpoint(add), zero, jnp.arange(most))[0]
 
 
 def run_rounds(

@@ -79,4 +79,4 @@ def quadratic_form_functional(product: Matvec, like: PyTree, state: SampleState)
         probe = probe_like(state.key, i, like, "rademacher")
         return tree.vdot(probe, product(probe))
 
-    return sum_terms(term, state.count, state.samples) / state.count
+    return sum_terms(term, state.count, state.samples.shape[0], jnp.zeros((), state.samples.dtype)) / state.count

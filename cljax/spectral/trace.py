@@ -6,25 +6,34 @@ holds three, stops by itself once the standard error is small enough, and runs c
 """
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cljax import tree
-from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.estimate import Estimate
+from cljax.spectral.held_fixed import with_derivative
+from cljax.spectral.range_basis import LARGEST_BASIS, basis_bytes, extend_basis
 from cljax.spectral.rounds import Scheme, check_arguments, first_probe, run_rounds
 from cljax.spectral.samples import quadratic_form_functional, sample_mean, sample_start, take_quadratic_form
-from cljax.spectral.xtrace import compress, extend_basis, xtrace_functional, xtrace_mean, xtrace_start
+from cljax.spectral.xnystrace import nystrom_mean, nystrom_start, take_product
+from cljax.spectral.xtrace import compress, xtrace_functional, xtrace_mean, xtrace_start
 
-METHODS = ("auto", "hutchinson", "xtrace")
-LARGEST_BASIS = 2**30
-_HUTCHINSON = Scheme((take_quadratic_form,), sample_mean)
-_XTRACE = Scheme((extend_basis, compress), xtrace_mean)
-_FUNCTIONALS: dict[str, Any] = {"hutchinson": quadratic_form_functional, "xtrace": xtrace_functional}
+METHODS = ("auto", "hutchinson", "xtrace", "xnystrace")
+_SCHEMES = {
+    "hutchinson": Scheme((take_quadratic_form,), sample_mean),
+    "xtrace": Scheme((extend_basis, compress), xtrace_mean),
+    "xnystrace": Scheme((take_product,), nystrom_mean),
+}
+# the range that "xnystrace" finds is as good for the derivative as that of "xtrace": both leave one probe out
+_FUNCTIONALS: dict[str, Any] = {
+    "hutchinson": quadratic_form_functional,
+    "xtrace": xtrace_functional,
+    "xnystrace": xtrace_functional,
+}
 
 
 def trace(
@@ -47,6 +56,11 @@ def trace(
     is left of the spectrum after the largest max_products / 2 eigenvalues: far smaller where they fall fast, as those
     of networks mostly do, up to √2 larger where they do not. It holds a basis of max_products / 2 vectors.
 
+    "xnystrace" is for positive semidefinite operators, and spends all of its products on both at once: what is left is
+    that after max_products eigenvalues. It holds a basis of max_products vectors. Where rounded products show an
+    eigenvalue below 0, the mean is NaN; an eigenvalue below 0 that does not show costs accuracy, as the standard error
+    then says, and no bias.
+
     Under differentiation the mean is a function of the arrays in ``op`` with probes, basis and their number held
     fixed: its gradient is an unbiased estimate of that of the trace, at the price of as many products again. The
     standard error has no derivative.
@@ -54,19 +68,22 @@ def trace(
     Args:
         op: symmetric operator on n-dimensional vectors.
         key: typed PRNG key.
-        method: "hutchinson"; "xtrace"; or "auto", the second where its basis takes at most 1 GiB, over all devices.
+        method: "hutchinson"; "xtrace"; "xnystrace"; or "auto": the last of them for operators that say that they are
+            ``positive_semidefinite`` and for less than 2n products, which make "xtrace" exact; else "xtrace"; and
+            "hutchinson" where their bases take more than 1 GiB, over all devices.
         tol: None to use all products, or the standard error, relative to the estimate, at which to stop. A trace near
             0 beside a large ‖A‖_F may not get there.
-        max_products: static, most products; "xtrace" takes 2 for each probe and never more than 2n, which are exact.
+        max_products: static, most products; "xtrace" takes 2 for each probe and never more than 2n, which are exact,
+            "xnystrace" 1 and never more than n, which are not.
         min_probes: static, probes before the first look at the standard error, at least 2: that of few probes is
             itself uncertain, by √(1/2k) of its size for k normal samples, and a lucky one would stop the run.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 
     Returns:
-        Mean, standard error, and whether the tolerance was met. The estimates that "xtrace" averages are not
-        independent: its standard error allows for that by a factor √2, which is more than flat spectra need and about
-        what others do. NaN in the operator gives NaN.
+        Mean, standard error, and whether the tolerance was met. The estimates that "xtrace" and
+        "xnystrace" average are not independent: their standard errors allow for that by a factor √2, which is more than
+        flat spectra need and about what others do. NaN in the operator gives NaN.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, the method is not known, a number is out of range, or the
@@ -83,52 +100,42 @@ def trace(
     References:
         Epperly, Tropp and Webber, XTrace: making the most of every sample in stochastic trace estimation, SIMAX 45
         (2024), section 2.1 with the normalization of section 2.3; here the basis grows probe by probe, and symmetry
-        replaces two of three stored matrices. Hutchinson, A stochastic estimator of the trace of the influence matrix,
-        Communications in Statistics 19 (1990).
+        replaces two of three stored matrices; and XNysTrace, here with probes of one length in place of that
+        normalization, which would take a second basis. Hutchinson, A stochastic estimator of the trace of the
+        influence matrix, Communications in Statistics 19 (1990).
     """
     max_products, min_probes = check_arguments(op, key, tol, max_products, min_probes)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {list(METHODS)}, got {method!r}")
-    dimension = tree.size(op.struct)
-    most = min(max_products // 2, max(dimension, 2))
     if method == "auto":
-        itemsize = max(tree.work_dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(op.struct))
-        method = "xtrace" if most >= 2 and most * dimension * itemsize <= LARGEST_BASIS else "hutchinson"
-    if method == "xtrace" and not most:
+        method = _choose(op, max_products)
+    if method == "xtrace" and max_products < 2:
         raise ValueError("max_products: expected at least 2 for one probe of 'xtrace', got 1")
     chosen = choose_driver(driver, op, key)
     fixed = jax.lax.stop_gradient(op) if chosen == "compiled" else op
     probe_key = jax.random.split(key, 1)[0]
-    state: Any
-    if method == "xtrace":
-        vector = first_probe(op, probe_key, "normal")
-        basis = xtrace_start(vector, probe_key, most, tree.is_replicated(vector))
-        least = min(min_probes, max(dimension, 2))  # probes that span the space are exact
-        state, estimate = run_rounds(chosen, fixed, basis, _XTRACE, tol, most, least)
+    vector = first_probe(op, probe_key, "rademacher" if method == "hutchinson" else "normal")
+    most = max_products // 2 if method == "xtrace" else max_products
+    start: Any
+    if method == "hutchinson":
+        start = sample_start(vector, probe_key, most)
     else:
-        start = sample_start(first_probe(op, probe_key, "rademacher"), probe_key, max_products)
-        state, estimate = run_rounds(chosen, fixed, start, _HUTCHINSON, tol, max_products, min_probes)
+        spanning = max(tree.size(op.struct), 2)  # so many probes span the space
+        most, min_probes, flatten = min(most, spanning), min(min_probes, spanning), tree.is_replicated(vector)
+        if method == "xtrace":
+            start = xtrace_start(vector, probe_key, most, flatten)
+        else:
+            rounding = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(op.struct))
+            start = nystrom_start(vector, probe_key, most, flatten, rounding)
+    state, estimate = run_rounds(chosen, fixed, start, _SCHEMES[method], tol, most, min_probes)
     if chosen == "compiled":
-        estimate = dataclasses.replace(estimate, mean=_with_derivative(method, op, state, estimate.mean))
+        estimate = dataclasses.replace(estimate, mean=with_derivative(_FUNCTIONALS[method], op, state, estimate.mean))
     return estimate
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_derivative(method: str, op: LinearOperator, state: Any, mean: jax.Array) -> jax.Array:
-    return mean
-
-
-@_with_derivative.defjvp
-def _derivative(method: str, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    op, state, mean = primals
-    state = jax.lax.stop_gradient(state)
-
-    def functional(op: LinearOperator) -> jax.Array:
-        product, struct = op.linearize(), op.struct
-
-        def multiply(v: PyTree) -> PyTree:
-            return tree.rows_like(tree.to_work(product(tree.from_rows(tree.cast_like(v, struct)))), v)
-
-        return _FUNCTIONALS[method](multiply, state.vector, state)
-
-    return mean, jax.jvp(functional, (op,), (tangents[0],))[1].astype(mean.dtype)
+def _choose(op: LinearOperator, max_products: int) -> str:
+    """The method that knows most of the operator and whose basis is small enough."""
+    half = max_products // 2
+    if op.positive_semidefinite and half < tree.size(op.struct) and basis_bytes(op, max_products) <= LARGEST_BASIS:
+        return "xnystrace"
+    return "xtrace" if half >= 2 and basis_bytes(op, half) <= LARGEST_BASIS else "hutchinson"
