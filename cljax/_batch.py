@@ -90,14 +90,17 @@ def without_masked_targets(batch: Batch) -> Batch:
     """
     if batch.weight is None:
         return batch
-    masked = jnp.asarray(batch.weight) == 0
+    weight = batch.weight
 
     def clean(x: Any) -> Any:
-        if jnp.shape(x)[: masked.ndim] != masked.shape:
-            return x
-        return jnp.where(masked.reshape(masked.shape + (1,) * (jnp.ndim(x) - masked.ndim)), 0, x)
+        return _cleaned(weight, x) if jnp.shape(x)[: jnp.ndim(weight)] == jnp.shape(weight) else x
 
-    return Batch(batch.inputs, jax.tree.map(clean, batch.targets), batch.weight)
+    return Batch(batch.inputs, jax.tree.map(clean, batch.targets), weight)
+
+
+@jax.jit
+def _cleaned(weight: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.where(weight.reshape(weight.shape + (1,) * (targets.ndim - weight.ndim)) == 0, 0, targets)
 
 
 def as_batch(batch: Any) -> Batch:

@@ -212,7 +212,7 @@ class Tracker:
         num_checks = self._check_once(op, state, probe_key)
         num_top = self.num_top if self.max_top is None else int(state.num_tracked)
         start = take_tracked(state.hessian, num_top, self.num_bottom)
-        cold = state.num_measurements % self.cold_every == 0
+        cold = _is_due(state.num_measurements, self.cold_every)
         pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom, cold)
         number = found.num_products + num_checks
         found = dataclasses.replace(found, num_products=number, method=product.method_used)
@@ -225,7 +225,7 @@ class Tracker:
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
             scores = jax.eval_shape(self.apply_fn, params, batch.inputs)
             if self.structure_examples != 0 and len(scores.shape) == 2:
-                part: Batch = jax.tree.map(lambda x: x[: self.structure_examples], batch)
+                part = _first_examples(batch, self.structure_examples)
                 structure = structure_extremes(self.apply_fn, self.loss, params, part)
         record = Record(
             loss,
@@ -253,7 +253,7 @@ class Tracker:
 
     def _check_once(self, op: LinearOperator, state: TrackerState, key: jax.Array) -> int:
         count = state.num_measurements
-        if not self.check_operator or isinstance(count, jax.core.Tracer) or count > 0:
+        if not self.check_operator or isinstance(count, jax.core.Tracer) or int(count) > 0:
             return 0
         report = check_operator(op, key)
         if report.finite and not report.ok:
@@ -291,3 +291,13 @@ class Tracker:
 def _loss_and_gradient(objective_fn: Any, params: PyTree, batch: Any) -> tuple[jax.Array, PyTree, jax.Array]:
     loss, gradient = jax.value_and_grad(objective_fn)(params, batch)
     return loss, gradient, tree.norm(gradient)
+
+
+@partial(jax.jit, static_argnums=1)
+def _is_due(count: jax.Array, every: int) -> jax.Array:
+    return count % every == 0
+
+
+@partial(jax.jit, static_argnums=1)
+def _first_examples(batch: Batch, num: int | None) -> Batch:
+    return jax.tree.map(lambda x: x[:num], batch)  # one program, where leaf by leaf would be three
