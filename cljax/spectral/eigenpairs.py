@@ -120,7 +120,8 @@ def empty_pairs(struct: PyTree, num_top: int, num_bottom: int, memory: Memory = 
     dtype = jnp.result_type(*jax.tree.leaves(like))
     pairs, guards = num_top + num_bottom, num_guards(num_top, num_bottom, tree.size(like))
 
-    leaves, structure = jax.tree.flatten(like)
+    leaves = jax.tree.leaves(like)
+    structure: Any = jax.tree.structure(like)
 
     def zeros(num: int) -> PyTree:
         if layout is not None:

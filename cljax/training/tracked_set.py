@@ -25,7 +25,6 @@ def take_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int) -> Eigenpairs
     Returns:
         num_bottom + num_top pairs.
     """
-
     if pairs.values.shape[0] == num_bottom + num_top:
         return pairs
 
@@ -48,7 +47,6 @@ def put_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int, places: int) -
     Returns:
         num_bottom + places pairs.
     """
-
     if places == num_top:
         return pairs
 
