@@ -1,5 +1,6 @@
 """The batch contract: every objective of this library is Σ wᵢ ℓᵢ / Σ wᵢ."""
 
+import functools
 from typing import Any
 
 import jax
@@ -123,6 +124,12 @@ def as_batch(batch: Any) -> Batch:
         raise TypeError(f"batch: expected a cljax.Batch, got {got}; build it as cljax.Batch(inputs, targets)")
     _ = batch.num_examples
     return without_masked_targets(batch)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def first_examples(batch: Batch, num: int | None) -> Batch:
+    """The first ``num`` examples, all where it is None: one program, where leaf by leaf would be three."""
+    return jax.tree.map(lambda x: x[:num], batch)
 
 
 def pad_batch(batch: Batch, size: int) -> Batch:

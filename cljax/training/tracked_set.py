@@ -88,6 +88,12 @@ def next_num_top(values: Any, threshold: float, num_top: int, least: int, most: 
     return num_top
 
 
+@partial(jax.jit, static_argnums=1)
+def is_due(count: jax.Array, every: int) -> jax.Array:
+    """Whether a measurement with ``count`` before it is one of those that come ``every`` so many."""
+    return count % every == 0
+
+
 @jax.jit
 def start_unless(cold: jax.Array, start: Eigenpairs) -> Eigenpairs:
     """The pairs to start from, or zeros, from which a warm start is a cold one.
