@@ -102,12 +102,15 @@ def one_device(config, folder, stop_after):
 
 SPLIT = [
     {"mesh": "data=2,model=2", "rules": ["inner=,data+model", "outer=data,model"]},
-    {"mesh": "data=4", "sharded": True},
+    {"mesh": "data=4", "sharded": True, "size": 6},
 ]
 
 
 def test_two_processes_have_the_eigenvalues_of_one(tmp_path):
-    """With no parameter, or no vector, whole in any; and write checkpoints that eight devices of one process read."""
+    """With no parameter, or no vector, whole in any, the latter by microbatches; and write checkpoints.
+
+    Eight devices of one process read them.
+    """
     settings = [{**setting, "folder": str(tmp_path / str(number))} for number, setting in enumerate(SPLIT)]
     ended = launch(2, {"eigenvalues": settings}, devices=2)
     assert [code for code, _, _ in ended] == [0, 0], ended
