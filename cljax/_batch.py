@@ -1,5 +1,6 @@
 """The batch contract: every objective of this library is Σ wᵢ ℓᵢ / Σ wᵢ."""
 
+import functools
 from typing import Any
 
 import jax
@@ -90,14 +91,17 @@ def without_masked_targets(batch: Batch) -> Batch:
     """
     if batch.weight is None:
         return batch
-    masked = jnp.asarray(batch.weight) == 0
+    weight = batch.weight
 
     def clean(x: Any) -> Any:
-        if jnp.shape(x)[: masked.ndim] != masked.shape:
-            return x
-        return jnp.where(masked.reshape(masked.shape + (1,) * (jnp.ndim(x) - masked.ndim)), 0, x)
+        return _cleaned(weight, x) if jnp.shape(x)[: jnp.ndim(weight)] == jnp.shape(weight) else x
 
-    return Batch(batch.inputs, jax.tree.map(clean, batch.targets), batch.weight)
+    return Batch(batch.inputs, jax.tree.map(clean, batch.targets), weight)
+
+
+@jax.jit
+def _cleaned(weight: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.where(weight.reshape(weight.shape + (1,) * (targets.ndim - weight.ndim)) == 0, 0, targets)
 
 
 def as_batch(batch: Any) -> Batch:
@@ -120,6 +124,12 @@ def as_batch(batch: Any) -> Batch:
         raise TypeError(f"batch: expected a cljax.Batch, got {got}; build it as cljax.Batch(inputs, targets)")
     _ = batch.num_examples
     return without_masked_targets(batch)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def first_examples(batch: Batch, num: int | None) -> Batch:
+    """The first ``num`` examples, all where it is None: one program, where leaf by leaf would be three."""
+    return jax.tree.map(lambda x: x[:num], batch)
 
 
 def pad_batch(batch: Batch, size: int) -> Batch:

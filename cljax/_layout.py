@@ -93,7 +93,7 @@ class Layout:
 
         def leaf(index: int, dtype: Any) -> Any:
             split, lead = self.splits[index], () if num is None else (num,)
-            part, others = math.prod(self._part(index)), self._num(_names(self.specs[index]))
+            part, others = math.prod(self._part(index)), self._num(spec_names(self.specs[index]))
             size = others * self._num(split) * -(-part // self._num(split))
             sharding = NamedSharding(self.mesh, self.row_spec(index, 1 + len(lead)))
             return jax.ShapeDtypeStruct((*lead, size), dtype, sharding=sharding)
@@ -102,7 +102,7 @@ class Layout:
 
     def row_spec(self, leaf: int, rank: int) -> PartitionSpec:
         """PartitionSpec of a leaf in rows, with rank − 1 axes in front that are not split."""
-        axes = (*_names(self.specs[leaf]), *self.splits[leaf])
+        axes = (*spec_names(self.specs[leaf]), *self.splits[leaf])
         return PartitionSpec(*(None,) * (rank - 1), axes or None)
 
     def on_shards(self, fn: Callable[..., Any], args: tuple[Any, ...], out: str) -> Any:
@@ -125,7 +125,7 @@ class Layout:
         return jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def _reduced(self, terms: tuple[jax.Array, ...], out: str) -> jax.Array:
-        used = [{*_names(spec), *split} for spec, split in zip(self.specs, self.splits, strict=True)]
+        used = [{*spec_names(spec), *split} for spec, split in zip(self.specs, self.splits, strict=True)]
         axes = tuple(name for name in self.mesh.axis_names if any(name in names for names in used))
         if out == "max":
             return jax.lax.pmax(functools.reduce(jnp.maximum, terms), axes)
@@ -189,10 +189,10 @@ class Layout:
 
     def _part(self, index: int) -> tuple[int, ...]:
         spec = (*self.specs[index], *(None,) * len(self.shapes[index]))
-        return tuple(d // self._num(_entry(e)) for d, e in zip(self.shapes[index], spec, strict=False))
+        return tuple(d // self._num(spec_entry(e)) for d, e in zip(self.shapes[index], spec, strict=False))
 
     def _kept(self, shape: tuple[int, ...], spec: PartitionSpec, split: tuple[str, ...]) -> PartitionSpec:
-        entries = [_entry(e) for e in (*spec, *(None,) * (len(shape) - len(spec)))]
+        entries = [spec_entry(e) for e in (*spec, *(None,) * (len(shape) - len(spec)))]
         for name in split:
             parts = [d // self._num(e) for d, e in zip(shape, entries, strict=True)]
             whole = [(part, axis) for axis, part in enumerate(parts) if part % self.mesh.shape[name] == 0]
@@ -254,7 +254,7 @@ def layout_of(struct: PyTree, spread: bool = False) -> Layout | None:
         return None
     mesh = named[0].mesh
     specs = tuple(x.sharding.spec if isinstance(x.sharding, NamedSharding) else _WHOLE for x in leaves)
-    used = [{name for name in _names(spec) if mesh.shape[name] > 1} for spec in specs]
+    used = [{name for name in spec_names(spec) if mesh.shape[name] > 1} for spec in specs]
     rest = [tuple(a for a in mesh.axis_names if a not in names and mesh.shape[a] > 1) for names in used]
     splits = tuple(names if spread else () for names in rest)
     if not any(used) and not any(splits) and not _is_explicit(mesh):
@@ -266,19 +266,21 @@ def _is_explicit(mesh: Any) -> bool:
     return AxisType.Explicit in mesh.axis_types
 
 
-def _entry(entry: Any) -> tuple[str, ...]:
+def spec_entry(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _names(spec: PartitionSpec) -> tuple[str, ...]:
-    return tuple(name for entry in spec for name in _entry(entry))
+def spec_names(spec: PartitionSpec) -> tuple[str, ...]:
+    """All mesh axes of a PartitionSpec."""
+    return tuple(name for entry in spec for name in spec_entry(entry))
 
 
 def _added(spec: PartitionSpec, other: PartitionSpec) -> list[tuple[int, tuple[str, ...]]]:
     """The mesh axes that ``other`` has beside those of ``spec``, by axis of the array."""
     entries = [*spec, *(None,) * (len(other) - len(spec))]
     return [
-        (axis, _entry(new)[len(_entry(old)) :])
+        (axis, spec_entry(new)[len(spec_entry(old)) :])
         for axis, (old, new) in enumerate(zip(entries, other, strict=True))
-        if len(_entry(new)) > len(_entry(old))
+        if len(spec_entry(new)) > len(spec_entry(old))
     ]

@@ -7,6 +7,7 @@ least, at the highest matrix-product precision.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -163,14 +164,20 @@ def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> P
     check_key("key", key)
     if isinstance(tree, Rows):
         return tree.layout.rows(random_like(key, tree.layout.like(tree), distribution))
-    samplers = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
-    if distribution not in samplers:
-        raise ValueError(f"distribution: expected one of {sorted(samplers)}, got {distribution!r}")
+    if distribution not in _SAMPLERS:
+        raise ValueError(f"distribution: expected one of {sorted(_SAMPLERS)}, got {distribution!r}")
     leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    sample = samplers[distribution]
-    samples = [sample(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
-    return jax.tree.unflatten(treedef, samples)
+    return jax.tree.unflatten(treedef, _samples(key, tuple((x.shape, x.dtype) for x in leaves), distribution))
+
+
+_SAMPLERS = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _samples(key: jax.Array, likes: tuple[tuple[Any, Any], ...], distribution: str) -> list[jax.Array]:
+    sample = _SAMPLERS[distribution]
+    keys = jax.random.split(key, max(len(likes), 1))
+    return [sample(k, shape, dtype) for k, (shape, dtype) in zip(keys, likes, strict=False)]
 
 
 def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def problem():
     return params, cljax.Batch(rng.standard_normal((16, 3)), rng.integers(2, size=16), rng.uniform(size=16))
 
 
-def eigenvalues(names=("hessian",), mesh="data", rules=(), sharded=False, folder=None):
+def eigenvalues(names=("hessian",), mesh="data", rules=(), sharded=False, folder=None, size=None):
     """Of the matrices that are named, from rows of which each process reads its own; vectors are checkpointed."""
     with jax.enable_x64(True):
         params, batch = problem()
@@ -42,12 +43,14 @@ def eigenvalues(names=("hessian",), mesh="data", rules=(), sharded=False, folder
         params, key = parallel.shard_params(params, mesh, rules), parallel.replicate(jax.random.key(0), mesh)
         loss, memory = losses.fenchel_young(losses.shannon()), spectral.Memory(sharded=sharded)
         ops = {
-            "hessian": lambda: curvature.hessian(losses.objective(apply_fn, loss), params, batch),
-            "gauss_newton": lambda: curvature.gauss_newton(apply_fn, loss, params, batch),
+            "hessian": partial(curvature.hessian, losses.objective(apply_fn, loss), params, batch),
+            "gauss_newton": partial(curvature.gauss_newton, apply_fn, loss, params, batch),
         }
         found = {"rows": rows.tolist(), "held": {name: held(x) for name, x in params.items()}}
         for name in names:
-            pairs = spectral.extreme_eigenpairs(ops[name](), key, num_top=2, num_bottom=1, tol=1e-12, memory=memory)
+            pairs = spectral.extreme_eigenpairs(
+                ops[name](microbatch_size=size), key, num_top=2, num_bottom=1, tol=1e-12, memory=memory
+            )
             found[name] = parallel.host_values(pairs.values).tolist()
         if folder is not None:
             state = {"params": params, "vectors": pairs.vectors, "key": key}

@@ -1,5 +1,6 @@
 """Krylov runs on a mesh: the numbers of one device, what travels between devices, and what each of them holds."""
 
+import contextlib
 import functools
 
 import jax
@@ -125,10 +126,25 @@ def begin(op, name, capacity):
     return host_driver._start(vectors, KEY, capacity, tree.is_replicated(vectors))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_what_travels(name):
-    params, batch = placed(name)
-    op = curvature.gauss_newton(mlp, SHANNON, params, batch)
+EXPLICIT = ("spread", "both axes")
+SLOW = [pytest.param(name, True, marks=pytest.mark.slow) for name in LAYOUTS if name not in EXPLICIT]
+
+
+@pytest.mark.parametrize(
+    ("name", "explicit"), [*((name, False) for name in LAYOUTS), *((name, True) for name in EXPLICIT), *SLOW]
+)
+def test_what_travels(name, explicit):
+    params, batch = placed(name, explicit=explicit)
+    with on_mesh(params, explicit):
+        what_travels(name, curvature.gauss_newton(whole_mlp if explicit else mlp, SHANNON, params, batch))
+
+
+def on_mesh(params, explicit):
+    return jax.set_mesh(params["w1"].sharding.mesh) if explicit else contextlib.nullcontext()
+
+
+def what_travels(name, op):
+    params = op.params
     gradient, capacity = 4 * tree.size(params), 11
     state = begin(op, name, capacity)
     product = driver.linearized(op)
@@ -158,6 +174,25 @@ def test_what_travels(name):
     after = host_driver._update(state, driver._apply(product, state.vector))
     for a, b in zip(jax.tree.leaves((after.basis, after.vector)), jax.tree.leaves((state.basis, state.vector))):
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_no_basis_travels(name, explicit):
+    """In the compiled loop and in a restart: of all that a basis holds, sums of its coefficients alone."""
+    params, batch = placed(name, explicit=explicit)
+    with on_mesh(params, explicit):
+        op, capacity = curvature.gauss_newton(whole_mlp if explicit else mlp, SHANNON, params, batch), 41
+        layout, vectors = memory(name).layout(op.struct), jax.tree.map(lambda x: x[None], op.params)
+        vectors = host_driver.split(layout.put(vectors), layout)
+        loop = driver._compiled.lower(op, vectors, KEY, None, None, capacity - 1, capacity, False, False).compile()
+        restart = host_driver._compress.lower(begin(op, name, capacity), 3, 2).compile()
+    moved, gradient = collectives(loop), 4 * tree.size(params)
+    assert {kind for kind, _ in moved} == {"all-reduce", "all-gather"}
+    # leaves of a vector and of the parameters are gathered where the model needs them
+    assert max(size for kind, size in moved if kind == "all-gather") <= max(4 * x.size for x in params.values())
+    assert sum(size for kind, size in moved if kind == "all-reduce" and size > 4 * capacity) <= 2 * gradient
+    assert collectives(restart) == []
 
 
 def test_a_hessian_product_reduces_once():

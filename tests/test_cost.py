@@ -62,19 +62,24 @@ def test_bytes_in_closed_form():
     assert cost.device_bytes == cost.parameters + cost.batch + cost.activations + cost.vectors + cost.basis
 
 
-def test_whole_parameters_send_one_sum_of_the_gradient():
-    """A ring sends 2 · 7/8 of a gradient. XLA on CPUs sums the two terms of the second kernel apart: both travel."""
+@pytest.mark.parametrize("num_passes", [1, 4])
+def test_whole_parameters_send_one_sum_of_the_gradient(num_passes):
+    """A ring sends 2 · 7/8 of a gradient, of several batches too. XLA on CPUs sums the two terms of the second kernel
+    apart: both travel, unless microbatches add them up."""
     mesh = parallel.data_mesh(8)
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), PARAMS, layout(mesh))
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8 * x.shape[0], *x.shape[1:]), x.dtype, sharding=split), BATCH)
-    op = curvature.hessian(OBJECTIVE, params, batch, method="forward_over_reverse")
+    split, num = NamedSharding(mesh, PartitionSpec("data")), 8 * num_passes * N
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num, *x.shape[1:]), x.dtype, sharding=split), BATCH)
+    size = None if num_passes == 1 else 8 * N
+    op = curvature.hessian(OBJECTIVE, params, batch, method="forward_over_reverse", microbatch_size=size)
     program = jax.jit(lambda op, v: op @ v).lower(op, params).compile()
     summed = sum(size for kind, size in collectives(program) if kind == "all-reduce")
-    predicted = spectral.predict_cost(OP, shardings=layout(mesh), num_products=10).product_sent
+    options = {"stored": num_passes == 1, "num_passes": num_passes, "num_products": 10}
+    predicted = spectral.predict_cost(OP, shardings=layout(mesh), **options).product_sent
     assert predicted == pytest.approx(2 * 7 / 8 * 4 * NUM_PARAMS)
     # beside the gradient, the sum of the weights and the like: a few scalars
-    assert 4 * NUM_PARAMS <= summed <= 4 * (NUM_PARAMS + WIDTH * CLASSES) + 64
+    assert 4 * NUM_PARAMS <= summed <= 4 * (NUM_PARAMS + WIDTH * CLASSES * (num_passes == 1)) + 64
+    assert [s for _, s in collectives(program, main_path=True)] == [s for _, s in collectives(program)]
 
 
 def test_split_parameters_are_gathered_and_scattered():

@@ -45,6 +45,14 @@ def test_known_pairs_have_their_exact_weight(known, reorthogonalize, driver):
     assert found.moments(2)[1] <= 0.5 * plain.moments(2)[1]
 
 
+def test_a_checkpoint_with_other_pairs_is_refused(known, tmp_path):
+    loop = spectral.HostLoop(checkpoint=tmp_path / "density.npz")
+    options = {"num_probes": 2, "num_steps": 5, "driver": loop}
+    spectral.spectral_density(operator(MATRIX), KEY, known=known, **options)
+    with pytest.raises(ValueError, match="is of another run .*known pairs.* differ"):
+        spectral.spectral_density(operator(MATRIX), KEY, **options)
+
+
 def test_as_many_pairs_as_leave_one_eigenvalue():
     values = np.array([3.0, 2.0, 1.0], np.float32)
     op = operator(np.diag(values))

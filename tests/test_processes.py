@@ -20,6 +20,7 @@ from cljax.curvature import hessian
 from cljax.training.batches import Batches
 from cljax.training.bounds import run_bounds
 from cljax.training.checkpoint import Checkpoints
+from cljax.training.run import make_run
 from cljax.training.spectrum import checkpoint_spectrum
 from tests.problems import SHANNON
 from tests.process_worker import apply_fn, eigenvalues, problem
@@ -102,12 +103,15 @@ def one_device(config, folder, stop_after):
 
 SPLIT = [
     {"mesh": "data=2,model=2", "rules": ["inner=,data+model", "outer=data,model"]},
-    {"mesh": "data=4", "sharded": True},
+    {"mesh": "data=4", "sharded": True, "size": 6},
 ]
 
 
 def test_two_processes_have_the_eigenvalues_of_one(tmp_path):
-    """With no parameter, or no vector, whole in any; and write checkpoints that eight devices of one process read."""
+    """With no parameter, or no vector, whole in any, the latter by microbatches; and write checkpoints.
+
+    Eight devices of one process read them.
+    """
     settings = [{**setting, "folder": str(tmp_path / str(number))} for number, setting in enumerate(SPLIT)]
     ended = launch(2, {"eigenvalues": settings}, devices=2)
     assert [code for code, _, _ in ended] == [0, 0], ended
@@ -131,6 +135,23 @@ def test_two_processes_have_the_eigenvalues_of_one(tmp_path):
             jax.tree.map(np.testing.assert_array_equal, restored.state["params"], params)
             quotients = jax.vmap(lambda v: tree.vdot(v, op @ v))(restored.state["vectors"])
             np.testing.assert_allclose(quotients, shares[0][number]["hessian"], rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_spectrum_of_a_run(tmp_path):
+    """By microbatches, on the mesh that the flags name, with parts of each kernel in both; one of them writes."""
+    options = {"mesh": "data=4,model=2", "shard": ("kernel=,model",), "max_products": 6, "microbatch_size": 10}
+    config = short(tmp_path, model_option=("hidden=()",), **options)
+    Checkpoints(config.directory / "checkpoints").save(3, make_run(config)[1], 1)
+    config.save(config.directory / "config.json")
+    command = ["spectrum", str(config.directory), "--num-probes", "1", "--num-steps", "4"]
+    ended = launch(2, {"commands": [[*command, "--mesh", "data=2,model=2"]]}, devices=2)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    path = config.directory / "spectrum-3.json"
+    assert [out.count(f"wrote {path}\n") for _, out, _ in ended] == [1, 0]
+    found = json.loads(path.read_text())
+    checkpoint_spectrum(config.directory, num_probes=1, num_steps=4, num_devices=1, mesh="data=1,model=1")
+    assert_close(found, json.loads(path.read_text()))
 
 
 def vectors_on(mesh, x):

@@ -115,7 +115,7 @@ def check_operator(op: LinearOperator, key: jax.Array, *, tol: float | None = No
         tree.random_like(k, struct) for k, struct in zip(jax.random.split(key), (op.struct, op.out_struct), strict=True)
     )
     tol = _default_tol(op, u) if tol is None else float(check_tol("tol", tol))
-    found, again, scaled, back = op.mv(u), op.mv(u), op.mv(tree.scale(-3.0, u)), op.T.mv(w)
+    found, again, scaled, back = op.mv(u), op.mv(u), op.mv(_scaled(-3.0, u)), op.T.mv(w)
     finite, *errors = _errors(u, w, found, again, scaled, back)
     determinism, linearity, symmetry = map(float, errors)
     return OperatorReport(bool(finite), determinism, linearity, symmetry, tol, num_products=4)
@@ -128,6 +128,9 @@ def _default_tol(op: LinearOperator, u: PyTree) -> float:
     if isinstance(op, Hessian) and op.method_used == "finite_difference":
         return max(tol, 4 * float(op.error_estimate(u)))
     return tol
+
+
+_scaled = jax.jit(tree.scale)
 
 
 @jax.jit

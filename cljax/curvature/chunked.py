@@ -4,13 +4,13 @@ import jax
 
 from cljax import tree
 from cljax._batch import Batch, as_batch
-from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, highest_precision
 from cljax.curvature.gauss_newton import as_fenchel_young, loss_hessian_product
 from cljax.curvature.jacobian import linearize_model
-from cljax.curvature.microbatch import check_microbatch, scan_microbatches
+from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 from cljax.losses.chunked import ChunkedObjective, scan_tokens, token_share
 
 
@@ -22,13 +22,13 @@ class ChunkedGaussNewton(LinearOperator):
         params: pytree of floating arrays.
         batch: inputs, targets and weights.
         objective: features, head, loss and chunk size.
-        microbatch_size: None, or how many examples are differentiated at a time.
+        microbatches: None, or how the batch is worked through.
     """
 
     params: PyTree
     batch: Batch
     objective: ChunkedObjective = static()
-    microbatch_size: int | None = static(default=None)
+    microbatches: Microbatches | None = static(default=None)
 
     @property
     def struct(self) -> PyTree:
@@ -43,7 +43,7 @@ class ChunkedGaussNewton(LinearOperator):
     @highest_precision
     def linearize(self) -> Matvec:
         """The product; the features are linearized once, except for microbatches, the head in each product."""
-        if self.microbatch_size is not None:
+        if self.microbatches is not None:
             return jax.tree_util.Partial(_microbatched_product, self)
         features, features_jvp_fn = linearize_model(self.objective.features_fn, self.params, self.batch.inputs)
         share = token_share(self.objective, self.params, features, self.batch)
@@ -93,11 +93,10 @@ class _Product:
 
 @highest_precision
 def _microbatched_product(op: ChunkedGaussNewton, v: PyTree) -> PyTree:
-    def product_fn(part: Batch) -> PyTree:
-        return ChunkedGaussNewton(op.params, part, op.objective).linearize()(v)
+    def product_fn(part: Batch, params: PyTree, v: PyTree) -> PyTree:
+        return ChunkedGaussNewton(params, part, op.objective).linearize()(v)
 
-    size = check_positive_int("microbatch_size", op.microbatch_size)
-    return scan_microbatches(product_fn, op.batch, size, op.params)
+    return scan_microbatches(product_fn, op.batch, op.microbatches, op.params, v)  # type: ignore[arg-type]
 
 
 def chunked_gauss_newton(
@@ -145,4 +144,4 @@ def chunked_gauss_newton(
         )
     check_inexact_tree("params", params)
     batch = as_batch(batch)
-    return ChunkedGaussNewton(params, batch, objective, check_microbatch(microbatch_size, batch))
+    return ChunkedGaussNewton(params, batch, objective, plan_microbatches(microbatch_size, batch, params))

@@ -15,7 +15,7 @@ from cljax._typing import LossFn, Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
 from cljax.curvature.gauss_newton import as_fenchel_young, gauss_newton
 from cljax.curvature.jacobian import linearize_model
-from cljax.curvature.microbatch import check_microbatch, scan_microbatches
+from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 from cljax.losses.bernoulli import Bernoulli
 from cljax.losses.poisson import Poisson
 from cljax.losses.shannon import Shannon
@@ -60,7 +60,7 @@ class SampledFisher(LinearOperator):
         batch: its inputs are a pair, those of the model and the indices of the examples.
         key: typed PRNG key of the sampled targets; None for the batch's own.
         num_samples: targets for each example.
-        microbatch_size: None, or how many examples are differentiated at a time.
+        microbatches: None, or how the batch is worked through.
     """
 
     apply_fn: Any
@@ -69,7 +69,7 @@ class SampledFisher(LinearOperator):
     batch: Batch
     key: jax.Array | None
     num_samples: int = static(default=1)
-    microbatch_size: int | None = static(default=None)
+    microbatches: Microbatches | None = static(default=None)
 
     @property
     def struct(self) -> PyTree:
@@ -84,7 +84,7 @@ class SampledFisher(LinearOperator):
     @highest_precision
     def linearize(self) -> Matvec:
         """The product; the model is linearized and targets are drawn once, except for microbatches."""
-        if self.microbatch_size is not None:
+        if self.microbatches is not None:
             return jax.tree_util.Partial(_microbatched_product, self)
         inputs, indices = self.batch.inputs
         scores, jvp_fn = linearize_model(self.apply_fn, self.params, inputs)
@@ -109,11 +109,11 @@ def _product(jvp_fn: Matvec, gradients: jax.Array, share: jax.Array, v: PyTree) 
 
 @highest_precision
 def _microbatched_product(op: SampledFisher, v: PyTree) -> PyTree:
-    def product_fn(part: Batch) -> PyTree:
-        return SampledFisher(op.apply_fn, op.loss, op.params, part, op.key, op.num_samples).linearize()(v)
+    def product_fn(part: Batch, params: PyTree, fns: tuple[Any, Any], key: Any, v: PyTree) -> PyTree:
+        return SampledFisher(*fns, params, part, key, op.num_samples).linearize()(v)
 
-    size = check_positive_int("microbatch_size", op.microbatch_size)
-    return scan_microbatches(product_fn, op.batch, size, op.params)
+    fns = op.apply_fn, op.loss
+    return scan_microbatches(product_fn, op.batch, op.microbatches, op.params, fns, op.key, v)  # type: ignore[arg-type]
 
 
 def _score_gradient(loss: LossFn, scores: jax.Array, targets: Any) -> jax.Array:
@@ -205,8 +205,8 @@ def fisher(
         return gauss_newton(apply_fn, loss, params, batch, microbatch_size=microbatch_size)
     check_inexact_tree("params", params)
     batch = as_batch(batch)
-    size = check_microbatch(microbatch_size, batch)
     indexed = Batch((batch.inputs, jnp.arange(batch.num_examples)), batch.targets, batch.weight)
-    apply_tree, loss_tree = as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss)
+    fns = as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss)
     num_samples = check_positive_int("num_samples", num_samples)
-    return SampledFisher(apply_tree, loss_tree, params, indexed, key, num_samples, size)
+    microbatches = plan_microbatches(microbatch_size, batch, (fns, params, key))
+    return SampledFisher(*fns, params, indexed, key, num_samples, microbatches)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._batch import Batch, as_batch, expand_weight
-from cljax._checks import check_inexact_tree, check_positive_int
+from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
 from cljax.curvature.jacobian import linearize_model
-from cljax.curvature.microbatch import check_microbatch, scan_microbatches
+from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 from cljax.losses.fenchel_young import FenchelYoungLoss
 
 
@@ -25,14 +25,14 @@ class GaussNewton(LinearOperator):
         loss: callable pytree of the per-example loss.
         params: pytree of floating arrays.
         batch: inputs, targets and weights.
-        microbatch_size: None, or how many examples are differentiated at a time.
+        microbatches: None, or how the batch is worked through.
     """
 
     apply_fn: Any
     loss: Any
     params: PyTree
     batch: Batch
-    microbatch_size: int | None = static(default=None)
+    microbatches: Microbatches | None = static(default=None)
 
     @property
     def struct(self) -> PyTree:
@@ -47,7 +47,7 @@ class GaussNewton(LinearOperator):
     @highest_precision
     def linearize(self) -> Matvec:
         """The product; the model is linearized once, except for microbatches."""
-        if self.microbatch_size is not None:
+        if self.microbatches is not None:
             return jax.tree_util.Partial(_microbatched_product, self)
         scores, jvp_fn = linearize_model(self.apply_fn, self.params, self.batch.inputs)
         losses = jax.eval_shape(self.loss, scores, self.batch.targets)
@@ -64,11 +64,11 @@ def _product(loss: LossFn, jvp_fn: Matvec, scores: jax.Array, targets: Any, shar
 
 @highest_precision
 def _microbatched_product(op: GaussNewton, v: PyTree) -> PyTree:
-    def product_fn(part: Batch) -> PyTree:
-        return GaussNewton(op.apply_fn, op.loss, op.params, part).linearize()(v)
+    def product_fn(part: Batch, params: PyTree, fns: tuple[Any, Any], v: PyTree) -> PyTree:
+        return GaussNewton(*fns, params, part).linearize()(v)
 
-    size = check_positive_int("microbatch_size", op.microbatch_size)
-    return scan_microbatches(product_fn, op.batch, size, op.params)
+    fns = op.apply_fn, op.loss
+    return scan_microbatches(product_fn, op.batch, op.microbatches, op.params, fns, v)  # type: ignore[arg-type]
 
 
 def as_fenchel_young(loss: Any) -> FenchelYoungLoss | None:
@@ -141,5 +141,5 @@ def gauss_newton(
     """
     check_inexact_tree("params", params)
     batch = as_batch(batch)
-    size = check_microbatch(microbatch_size, batch)
-    return GaussNewton(as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss), params, batch, size)
+    fns = as_callable_tree("apply_fn", apply_fn), as_callable_tree("loss", loss)
+    return GaussNewton(*fns, params, batch, plan_microbatches(microbatch_size, batch, (fns, params)))

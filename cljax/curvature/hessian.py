@@ -1,6 +1,7 @@
 """Products with the Hessian of an objective."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._batch import Batch
-from cljax._checks import check_inexact_tree, check_positive_int, check_same_struct
+from cljax._checks import check_inexact_tree, check_same_struct
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree, Scalar
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
 from cljax.curvature.differences import GradientFn, central_difference, difference_error, step_length
 from cljax.curvature.jacobian import can_compile
-from cljax.curvature.microbatch import check_microbatch, scan_microbatches
+from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 
 METHODS = ("auto", "forward_over_reverse", "reverse_over_reverse", "finite_difference")
 
@@ -28,14 +29,14 @@ class Hessian(LinearOperator):
         params: pytree of floating arrays.
         args: further arguments of the objective.
         method: one of ``METHODS``.
-        microbatch_size: None, or how many examples are differentiated at a time.
+        microbatches: None, or how the batch is worked through.
     """
 
     objective_fn: Any
     params: PyTree
     args: tuple[Any, ...]
     method: str = static(default="auto")
-    microbatch_size: int | None = static(default=None)
+    microbatches: Microbatches | None = static(default=None)
 
     @property
     def struct(self) -> PyTree:
@@ -53,7 +54,7 @@ class Hessian(LinearOperator):
         method = self.method_used
         if method == "finite_difference":
             return jax.tree_util.Partial(_difference, self, step_length(_whole_gradient(self), self.params))
-        if self.microbatch_size is None:
+        if self.microbatches is None:
             return _derivative(method, self.objective_fn, self.params, self.args)
         return jax.tree_util.Partial(_microbatched_product, dataclasses.replace(self, method=method))
 
@@ -79,15 +80,14 @@ class Hessian(LinearOperator):
 
 @highest_precision
 def _microbatched_product(op: Hessian, v: PyTree) -> PyTree:
-    def product_fn(part: Batch) -> PyTree:
-        return product_once(op.method, op.objective_fn, op.params, (part, *op.args[1:]), v)
-
-    size = check_positive_int("microbatch_size", op.microbatch_size)
-    return scan_microbatches(product_fn, op.args[0], size, op.params)
+    return _over_batch(partial(product_once, op.method), op, op.params, v)
 
 
 def _difference(op: Hessian, length: Scalar, v: PyTree) -> PyTree:
-    return tree.cast_like(central_difference(_whole_gradient(op), op.params, v, length), op.params)
+    def difference_fn(objective_fn: Any, params: PyTree, args: Any, v: PyTree, length: Scalar) -> PyTree:
+        return central_difference(_gradient(objective_fn, args), params, v, length)
+
+    return tree.cast_like(_over_batch(difference_fn, op, op.params, v, length), op.params)
 
 
 @jax.jit
@@ -97,17 +97,22 @@ def _error_estimate(op: Hessian, v: PyTree) -> Scalar:
 
 
 def _whole_gradient(op: Hessian) -> GradientFn:
-    size = op.microbatch_size
-    if size is None:
-        return _gradient(op.objective_fn, op.args)
+    def gradient_fn(objective_fn: Any, params: PyTree, args: Any) -> PyTree:
+        return _gradient(objective_fn, args)(params)
 
-    def gradient_fn(params: PyTree) -> PyTree:
-        def part_fn(part: Batch) -> PyTree:
-            return _gradient(op.objective_fn, (part, *op.args[1:]))(params)
+    return partial(_over_batch, gradient_fn, op)
 
-        return scan_microbatches(part_fn, op.args[0], size, params)
 
-    return gradient_fn
+def _over_batch(fn: Any, op: Hessian, params: PyTree, *more: PyTree) -> PyTree:
+    """``fn(objective_fn, params, args, *more)``, linear in the objective, on the whole batch or by microbatches."""
+    if op.microbatches is None:
+        return fn(op.objective_fn, params, op.args, *more)
+
+    def part_fn(part: Batch, params: PyTree, objective_fn: Any, rest: tuple[Any, ...], *more: PyTree) -> PyTree:
+        return fn(objective_fn, params, (part, *rest), *more)
+
+    batch, *rest = op.args
+    return scan_microbatches(part_fn, batch, op.microbatches, params, op.objective_fn, tuple(rest), *more)
 
 
 def _gradient(objective_fn: Any, args: tuple[Any, ...]) -> Any:
@@ -202,9 +207,10 @@ def hessian(
             forward mode, and its backward pass may have no derivative at all. A ``stop_gradient`` in a backward pass
             is no failure but a wrong derivative that cannot be seen; ask for differences there. ``op.method_used``
             says which one products use.
-        microbatch_size: None, or the number of examples that are differentiated at a time, for batches too large for
-            memory. The first of ``args`` must then be a ``cljax.Batch`` and the objective the weighted mean of
-            per-example losses, as of ``losses.objective``; uneven sizes are exact through the weights.
+        microbatch_size: None, or the number of examples that are differentiated at a time, on all devices together, for
+            batches too large for memory. The first of ``args`` must then be a ``cljax.Batch`` and the objective the
+            weighted mean of per-example losses, as of ``losses.objective``; uneven sizes are exact through the weights.
+            Where the batch is split over devices, each adds up its own part, and one sum travels for a product.
 
     Returns:
         A symmetric operator on the space of ``params``, in their dtypes.
@@ -231,5 +237,7 @@ def hessian(
     for arg in args:
         if isinstance(arg, Batch):
             _ = arg.num_examples
-    size = check_microbatch(microbatch_size, args[0] if args else None)
-    return Hessian(as_callable_tree("objective_fn", objective_fn), params, args, method, size)
+    objective_fn = as_callable_tree("objective_fn", objective_fn)
+    batch, *rest = args or (None,)
+    microbatches = plan_microbatches(microbatch_size, batch, (objective_fn, params, rest))
+    return Hessian(objective_fn, params, args, method, microbatches)

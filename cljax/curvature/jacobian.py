@@ -10,6 +10,7 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.program import any_equation
 
 
 @pytree_dataclass
@@ -148,18 +149,8 @@ def can_compile(derivative_fn: Any, params: PyTree) -> bool:
         program = jax.make_jaxpr(derivative_fn)(params)
     except Exception:  # an error of the function itself comes back with the derivative that is taken instead
         return False
-    return not _has_placeholder(program)
-
-
-def _has_placeholder(part: Any) -> bool:
     # the derivative of a custom_vjp function in forward mode is traced as a placeholder that cannot be compiled
-    if isinstance(part, (list, tuple)):
-        return any(map(_has_placeholder, part))
-    inner = getattr(part, "jaxpr", part)
-    return any(
-        eqn.primitive.name == "custom_lin" or _has_placeholder(list(eqn.params.values()))
-        for eqn in getattr(inner, "eqns", ())
-    )
+    return not any_equation(program, lambda eqn: eqn.primitive.name == "custom_lin")
 
 
 def jacobian(apply_fn: Any, params: PyTree, inputs: PyTree) -> Jacobian:

@@ -154,6 +154,22 @@ def read_program(fn: Callable[..., Any], params: Any, *args: Any) -> Program:
     return Program(steps, leaves, inputs, reader.consts, outputs, structs, uses)
 
 
+def any_equation(part: Any, test_fn: Callable[[Any], bool]) -> bool:
+    """Whether a program, or one inside of it, has an equation of some kind.
+
+    Args:
+        part: a jaxpr, or what an equation has for parameters.
+        test_fn: whether an equation is of that kind.
+
+    Returns:
+        True where one is.
+    """
+    if isinstance(part, (list, tuple)):
+        return any(any_equation(item, test_fn) for item in part)
+    inner = getattr(part, "jaxpr", part)
+    return any(test_fn(eqn) or any_equation(list(eqn.params.values()), test_fn) for eqn in getattr(inner, "eqns", ()))
+
+
 class _Reader:
     """Gathers steps, constants and views."""
 

@@ -13,7 +13,8 @@ better one.
   products recompute.
 - Orthogonalization reads the basis twice in each step, for one pass over it; its sums over the devices are of at most m
   numbers, of which only the latency counts, which is not in the seconds. A device that works through several batches in
-  a product is taken to add them up before it sends, where parameters are whole; XLA may send each.
+  a product adds them up before it sends, along the axes of the mesh over which no parameter is split: so operators with
+  ``microbatch_size`` do, see ``cljax.curvature.microbatch``.
 """
 
 import dataclasses
@@ -133,7 +134,7 @@ def predict_cost(
         >>> spectral.predict_cost(op, num_products=20).basis
         84000000
     """
-    if not isinstance(op, Hessian) or op.microbatch_size is not None:
+    if not isinstance(op, Hessian) or op.microbatches is not None:
         raise TypeError(f"op: expected a Hessian without microbatch_size, got {type(op).__name__}")
     num_passes = check_positive_int("num_passes", num_passes)
     num_products = check_positive_int("num_products", num_products)

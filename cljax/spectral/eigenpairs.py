@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 from typing import Any
 
 import jax
@@ -119,26 +120,35 @@ def empty_pairs(struct: PyTree, num_top: int, num_bottom: int, memory: Memory = 
     dtype = jnp.result_type(*jax.tree.leaves(like))
     pairs, guards = num_top + num_bottom, num_guards(num_top, num_bottom, tree.size(like))
 
+    leaves = jax.tree.leaves(like)
+    structure: Any = jax.tree.structure(like)
+
     def zeros(num: int) -> PyTree:
         if layout is not None:
             return layout.zeros(like, num)
-        return jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), like)
+        return structure.unflatten(_filled(tuple(((num, *x.shape), x.dtype, 0) for x in leaves)))
 
-    none, count, scalar = jnp.zeros(pairs, dtype), jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
+    numbers = (((pairs,), dtype, 0), ((guards,), dtype, 0), ((), dtype, 0), ((), jnp.int32, 0), ((), bool, 0))
+    none, guard_values, scalar, count, no, status = _filled((*numbers, ((pairs,), jnp.int32, int(Status.BUDGET))))
     return Eigenpairs(
         values=none,
         vectors=zeros(pairs),
         residual_norms=none,
         value_errors=none,
-        status=jnp.full(pairs, Status.BUDGET, jnp.int32),
+        status=status,
         num_products=count,
         num_breakdowns=count,
         orthogonality=scalar,
         asymmetry=scalar,
-        jumped=jnp.zeros((), bool),
+        jumped=no,
         guards=zeros(guards),
-        guard_values=jnp.zeros(guards, dtype),
+        guard_values=guard_values,
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _filled(likes: tuple[tuple[Any, Any, int], ...]) -> list[jax.Array]:
+    return [jnp.full(shape, value, dtype) for shape, dtype, value in likes]
 
 
 def place_pairs(pairs: Eigenpairs, struct: PyTree, memory: Memory) -> Eigenpairs:

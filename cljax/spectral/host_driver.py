@@ -148,7 +148,7 @@ def run_on_host(
     else:
         first = capacities(capacity, width, memory)[0]
         run = DeviceRun(_start(vectors, key, first, tree.is_replicated(vectors), guess, memory.half))
-    jumped, done, path = jnp.array(False), False, None
+    jumped, done, path = jnp.zeros_like(run.state.used, bool), False, None
     if loop.checkpoint is not None:
         path, mark = pathlib.Path(loop.checkpoint), parts()
         saved = load_run(path, mark, len(jax.tree.leaves(struct)))

@@ -270,15 +270,16 @@ def _independent(basis: PyTree, vector: PyTree, seed: jax.Array) -> PyTree:
     return _complement(basis, vector, lambda _, rest: rest <= least, seed)[0]
 
 
-def orthogonality(vectors: PyTree) -> jax.Array:
+def orthogonality(basis: PyTree, num_vectors: int | None = None) -> jax.Array:
     """Greatest entry of |Vᵀ V − I|.
 
     Args:
-        vectors: k vectors as a basis keeps them, of norm 1 or 0.
+        basis: vectors as a basis keeps them, of norm 1 or 0.
+        num_vectors: static; V is the first so many of them, all where not given.
 
     Returns:
         A scalar; vectors that are 0 count as orthonormal.
     """
-    total = tree.basis_gram(vectors)
+    total = tree.basis_gram(basis)[:num_vectors, :num_vectors]  # a slice of the basis would be a copy of it
     norms = jnp.diag(total)
     return jnp.max(jnp.abs(total - jnp.diag(jnp.where(norms == 0, 0, jnp.ones_like(norms)))))

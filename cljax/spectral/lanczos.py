@@ -127,7 +127,7 @@ def _result(state: KrylovState, num_steps: int) -> LanczosResult:
         tree.whole(rows),
         state.num_products,
         state.num_breakdowns,
-        orthogonality(rows),
+        orthogonality(state.basis, num_steps),
     )
 
 

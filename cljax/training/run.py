@@ -152,7 +152,7 @@ def make_run(config: RunConfig) -> tuple[Run, RunState]:
         apply_fn=model.apply_fn,
         loss=loss,
         tracker=tracker,
-        schedule=learning_rate_schedule(config),
+        schedule=jax.jit(learning_rate_schedule(config)),
         batches=Batches(inputs, targets, config.batch_size, config.seed, shares, weight, rows_fn),
         curvature_batch=shard_batch(curvature_batch, mesh),
         train_eval=make_eval_batches(inputs, targets, config.eval_examples, mesh, weight),

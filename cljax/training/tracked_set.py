@@ -1,6 +1,7 @@
 """The pairs that a tracker carries on: signs as before, and as many as there are eigenvalues above a threshold."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from cljax.spectral.eigenpairs import Eigenpairs, Status
 from cljax.training.record import Spectrum
 
 
+@partial(jax.jit, static_argnames=("num_top", "num_bottom"))
 def take_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int) -> Eigenpairs:
     """The bottom pairs and the greatest ``num_top`` of a set with places for more.
 
@@ -23,6 +25,8 @@ def take_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int) -> Eigenpairs
     Returns:
         num_bottom + num_top pairs.
     """
+    if pairs.values.shape[0] == num_bottom + num_top:
+        return pairs
 
     def part(x: jax.Array) -> jax.Array:
         return jnp.concatenate([x[:num_bottom], x[x.shape[0] - num_top :]])
@@ -30,6 +34,7 @@ def take_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int) -> Eigenpairs
     return _mapped(pairs, part)
 
 
+@partial(jax.jit, static_argnames=("num_top", "num_bottom", "places"))
 def put_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int, places: int) -> Eigenpairs:
     """The inverse of ``take_tracked``: zeros in the places of top pairs that are not tracked.
 
@@ -42,6 +47,8 @@ def put_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int, places: int) -
     Returns:
         num_bottom + places pairs.
     """
+    if places == num_top:
+        return pairs
 
     def full(x: jax.Array) -> jax.Array:
         gap = jnp.zeros((places - num_top, *x.shape[1:]), x.dtype)
@@ -79,6 +86,12 @@ def next_num_top(values: Any, threshold: float, num_top: int, least: int, most: 
     if 2 * above < num_top - 1:
         return max(least, (num_top + 1) // 2)
     return num_top
+
+
+@partial(jax.jit, static_argnums=1)
+def is_due(count: jax.Array, every: int) -> jax.Array:
+    """Whether a measurement with ``count`` before it is one of those that come ``every`` so many."""
+    return count % every == 0
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._batch import Batch, as_batch
+from cljax._batch import as_batch, first_examples
 from cljax._checks import check_inexact_tree, check_key, check_positive_int, check_tol
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import LinearOperator
@@ -25,7 +25,7 @@ from cljax.spectral.memory import Memory
 from cljax.theory.gradient_energy import gradient_energy
 from cljax.theory.structure import structure_extremes
 from cljax.training.record import Record, Spectrum, TrackerState
-from cljax.training.tracked_set import aligned, next_num_top, put_tracked, start_unless, take_tracked
+from cljax.training.tracked_set import aligned, is_due, next_num_top, put_tracked, start_unless, take_tracked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Tracker:
         num_checks = self._check_once(op, state, probe_key)
         num_top = self.num_top if self.max_top is None else int(state.num_tracked)
         start = take_tracked(state.hessian, num_top, self.num_bottom)
-        cold = state.num_measurements % self.cold_every == 0
+        cold = is_due(state.num_measurements, self.cold_every)
         pairs, found = self._extremes(op, hessian_key, start, gradient, num_top, self.num_bottom, cold)
         number = found.num_products + num_checks
         found = dataclasses.replace(found, num_products=number, method=product.method_used)
@@ -225,7 +225,7 @@ class Tracker:
             energy = gradient_energy(self.apply_fn, self.loss, params, batch)
             scores = jax.eval_shape(self.apply_fn, params, batch.inputs)
             if self.structure_examples != 0 and len(scores.shape) == 2:
-                part: Batch = jax.tree.map(lambda x: x[: self.structure_examples], batch)
+                part = first_examples(batch, self.structure_examples)
                 structure = structure_extremes(self.apply_fn, self.loss, params, part)
         record = Record(
             loss,
@@ -253,7 +253,7 @@ class Tracker:
 
     def _check_once(self, op: LinearOperator, state: TrackerState, key: jax.Array) -> int:
         count = state.num_measurements
-        if not self.check_operator or isinstance(count, jax.core.Tracer) or count > 0:
+        if not self.check_operator or isinstance(count, jax.core.Tracer) or int(count) > 0:
             return 0
         report = check_operator(op, key)
         if report.finite and not report.ok:
