@@ -10,7 +10,7 @@ import pytest
 from benchmarks.communication import collectives
 from cljax import curvature, spectral, tree
 from cljax._layout import layout_of
-from cljax.spectral import driver, recurrence, rounds, samples, three_term, xtrace
+from cljax.spectral import driver, recurrence, rounds, samples, three_term, xdiag, xnystrace, xtrace
 from tests.oracles import tolerance
 from tests.problems import SHANNON, mlp
 from tests.test_collectives import placed, setting
@@ -32,12 +32,15 @@ def diagonal_operator(name):
 
 def updates(op):
     """States of a run and what comes after a product, for each estimator."""
-    for scheme, start in (
-        (importlib.import_module("cljax.spectral.trace")._XTRACE, xtrace.xtrace_start),
-        (importlib.import_module("cljax.spectral.trace")._HUTCHINSON, samples.sample_start),
+    traces, diagonals = (importlib.import_module(f"cljax.spectral.{name}")._SCHEMES for name in ("trace", "diagonal"))
+    for scheme, start, options in (
+        (traces["xtrace"], xtrace.xtrace_start, (False,)),
+        (traces["hutchinson"], samples.sample_start, ()),
+        (traces["xnystrace"], xnystrace.nystrom_start, (False, 1e-7)),
+        (diagonals["xdiag"], xdiag.xdiag_start, (False,)),
     ):
         vector = rounds.first_probe(op, KEY, "normal")
-        state = start(vector, jax.random.key(1), NUM, *[False] * (start is xtrace.xtrace_start))
+        state = start(vector, jax.random.key(1), NUM, *options)
         shardings = tuple(x.sharding for x in jax.tree.leaves(vector))
         for update in scheme.updates:
             yield rounds._update_jit, state, (update, shardings)
@@ -59,7 +62,8 @@ def test_only_coefficients_travel(name):
         assert all(kind == "all-reduce" and size <= BYTES * (NUM + 3) for kind, size in moved)
         # a device has its part of a basis and of what is calculated with it, and whole small matrices
         part = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(placed(name)[0]))
-        assert program.memory_analysis().argument_size_in_bytes <= (NUM + 3) * part + 1024
+        num_bases = 1 + hasattr(state, "images")
+        assert program.memory_analysis().argument_size_in_bytes <= (num_bases * NUM + 3) * part + 1024
 
 
 @pytest.mark.parametrize("name", SPLIT)
@@ -82,9 +86,10 @@ def test_the_numbers_of_one_device(chosen):
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(jnp.float32, 1024, scale))
         return found
 
-    for method in ("xtrace", "hutchinson"):
+    for method in ("xtrace", "hutchinson", "xnystrace"):
         both(lambda op, method=method: spectral.trace(op, KEY, method=method, max_products=8, driver=chosen).mean)
     both(lambda op: spectral.frobenius_norm(op, KEY, max_products=4, driver=chosen).mean)
+    both(lambda op: spectral.diagonal(op, KEY, method="xdiag", max_products=8, driver=chosen).mean)
     found = both(lambda op: spectral.diagonal(op, KEY, max_products=4, driver=chosen).mean)
     assert [x.sharding for x in jax.tree.leaves(found)] == [x.sharding for x in jax.tree.leaves(placed("both axes")[0])]
     options = {"num_probes": 2, "num_steps": 5, "reorthogonalize": False, "driver": chosen}
@@ -93,7 +98,7 @@ def test_the_numbers_of_one_device(chosen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["xtrace", "hutchinson"])
+@pytest.mark.parametrize("method", ["xtrace", "hutchinson", "xnystrace"])
 def test_derivatives(method):
     (split, _), (alone, _) = placed("both axes"), setting(jnp.float32)
 

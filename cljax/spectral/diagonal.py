@@ -33,7 +33,7 @@ def diagonal(
     op: LinearOperator,
     key: jax.Array,
     *,
-    method: str = "auto",
+    method: str = "hutchinson",
     tol: float | None = None,
     max_products: int = 100,
     min_probes: int = 10,

@@ -82,8 +82,9 @@ def trace(
 
     Returns:
         Mean, standard error, and whether the tolerance was met. The estimates that "xtrace" and
-        "xnystrace" average are not independent: their standard errors allow for that by a factor √2, which is more than
-        flat spectra need and about what others do. NaN in the operator gives NaN.
+        "xnystrace" average are not independent: the standard error allows for that, in "xtrace" by a factor √2, which
+        is more than flat spectra need and about what others do, in "xnystrace" with the spread of the means that the
+        run would have had without one probe. NaN in the operator gives NaN.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, the method is not known, a number is out of range, or the

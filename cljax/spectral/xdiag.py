@@ -114,13 +114,13 @@ def xdiag_functional(product: Matvec, like: PyTree, state: XDiagState) -> PyTree
     def sides(i: jax.Array) -> tuple[PyTree, jax.Array]:
         image = product(combine(unit[i]))
         both = jax.tree.map(lambda x, y: 2 * x * y, combine(core[i]), image)
-        return both, unit[i][:, None] * tree.basis_dot(state.basis, image)
+        return both, jnp.outer(unit[i], tree.basis_dot(state.basis, image))
 
     vector = tree.zeros_like(like)
     both, H = sum_terms(sides, state.count, most, (vector, jnp.zeros_like(state.R)))
     HC = jnp.matmul(H, jnp.eye(most, dtype=S.dtype) - core, precision=_HIGHEST)
     within = jnp.sum(S * jnp.matmul(S, H, precision=_HIGHEST), axis=1)
-    twice = H - HC - HC.T + jnp.matmul(share * within * S.T, S, precision=_HIGHEST)
+    twice = H - HC - HC.T + jnp.matmul((share * within)[None] * S.T, S, precision=_HIGHEST)
 
     def rest(i: jax.Array) -> PyTree:
         probe = probe_like(state.key, i, like, "rademacher")

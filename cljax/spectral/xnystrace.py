@@ -10,7 +10,6 @@ then 1 / ‖tᵢ‖² less the multiple.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +72,13 @@ def take_product(state: NystromState, product: PyTree) -> NystromState:
 
 
 def nystrom_mean(state: NystromState) -> tuple[jax.Array, jax.Array]:
-    """The mean of the m estimates and its standard error, widened by √2 as for ``xtrace_mean``.
+    """The mean of the m estimates and its standard error, from two that bracket it.
+
+    A part of the estimates that depends on p probes at once is in p of them: in the variance of the mean it counts p
+    times what independence suggests, and 1/p times of what the jackknife says, the spread of the means that the run
+    would have had without one probe. So the geometric mean of both variances is not below the variance, by the
+    inequality of Cauchy and Schwarz, but for what one probe changes in it. Measured ratios, over flat, polynomial and
+    exponential spectra, step functions and such with outliers, are 1.0 to 1.9.
 
     Args:
         state: after at least one probe.
@@ -88,12 +93,24 @@ def nystrom_mean(state: NystromState) -> tuple[jax.Array, jax.Array]:
     number = state.count.astype(dtype)
     added = 4 * (jnp.sqrt(number) * state.rounding + number * jnp.finfo(dtype).eps)
     used = jnp.arange(capacity) < state.count
-    matrix = state.M / unit + jnp.diag(jnp.where(used, added, 1))
-    lower = jnp.linalg.cholesky(matrix)
+    lower = jnp.linalg.cholesky(state.M / unit + jnp.diag(jnp.where(used, added, 1)))
     inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(capacity, dtype=dtype), lower=True)
     factor = jax.scipy.linalg.solve_triangular(lower, state.R.T / unit, lower=True).T
-    lengths = jnp.sum(inverse**2, axis=0)
-    left_out = jnp.sum(jnp.matmul(factor, inverse, precision=_HIGHEST) ** 2, axis=0) / lengths
-    samples = jnp.sum(factor**2) - left_out + state.scale * (1 / lengths - added)
-    mean, error = mean_and_error(samples, state.count)
-    return greatest * mean, math.sqrt(2) * greatest * error
+    whole, images = jnp.sum(factor**2), jnp.matmul(factor, inverse, precision=_HIGHEST)
+
+    def estimates(inverse: jax.Array, images: jax.Array, known: jax.Array) -> jax.Array:
+        lengths = jnp.sum(inverse**2, axis=0)
+        lengths = jnp.where(lengths == 0, 1, lengths)
+        return known - jnp.sum(images**2, axis=0) / lengths + state.scale * (1 / lengths - added)
+
+    def mean_without(j: jax.Array) -> jax.Array:
+        t = inverse[:, j] / jnp.linalg.norm(inverse[:, j])
+        image, along = jnp.matmul(factor, t, precision=_HIGHEST), jnp.matmul(t, inverse, precision=_HIGHEST)
+        rest = inverse - jnp.outer(t, along), images - jnp.outer(image, along)
+        others = used & (jnp.arange(capacity) != j)
+        return jnp.sum(jnp.where(others, estimates(*rest, whole - jnp.sum(image**2)), 0)) / (number - 1)
+
+    mean, error = mean_and_error(estimates(inverse, images, whole), state.count)
+    # √((m − 1)/m Σ (mean without one probe − their mean)²)
+    jackknife = (number - 1) * mean_and_error(jax.lax.map(mean_without, jnp.arange(capacity)), state.count)[1]
+    return greatest * mean, greatest * jnp.sqrt(error * jackknife)
