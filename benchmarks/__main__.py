@@ -146,7 +146,8 @@ class Run:
         store = Store(path, benchmark, {"repeats": repeats}, self.overwrite)
         for name in dict.fromkeys(self.problems or PROBLEMS):
             lookup("problem", PROBLEMS, name)
-            problem = create_problem(name, self.size, batch_size=self.batch_size, width=self.width)
+            batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
+            problem = create_problem(name, self.size, batch_size=self.batch_size or batch_size, width=self.width)
             if store.has(name, {}) and store.config(name) == problem.config:
                 console.print(f"{benchmark}: {name}: is there", highlight=False)
                 continue

@@ -30,6 +30,10 @@ COMPARED = {
 """Estimators of the same thing, by what it is."""
 
 BUDGET, TOLERANCE = 40, 1e-3
+
+BATCH_SIZE = 16
+"""Examples, where no other number is given: what is compiled does not depend on them, and what then runs does."""
+
 COMMAND = ("-m", "cljax", "track", "--num-steps", "2", "--measure-every", "2", "--density-probes", "0")
 
 
