@@ -22,6 +22,9 @@ SLOW = 8.0
 
 _UNIT = ("unit", 0)
 
+_COUNTER = Counter()
+"""The one of all runs: a program that counts is compiled for its counter, and then serves every tolerance and case."""
+
 
 def run_task(
     task: Task,
@@ -136,15 +139,14 @@ def _request(case: Case, group: Group, estimator: Estimator, control: float) -> 
 
 def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> dict[str, Any]:
     """Products and scores over the seeds, from a run whose products are counted."""
-    counter = Counter()
     products, scores = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run = estimator.setup(dataclasses.replace(request, counter=counter))
+        run = estimator.setup(dataclasses.replace(request, counter=_COUNTER))
         for seed in range(task.num_seeds):
-            before, start = counter.read(), time.perf_counter()
+            before, start = _COUNTER.read(), time.perf_counter()
             answer = run(seed)
-            products.append(counter.read() - before)
+            products.append(_COUNTER.read() - before)
             if task.score is not None:
                 scores.append(task.score(answer, request.case, group))
                 if not all(math.isfinite(value) for value in scores[-1].values()):
