@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import Case, Reference
 from benchmarks.estimators import ESTIMATORS, Request, load_builtin
-from benchmarks.harness import spread
+from benchmarks.harness import empty_table, spread
 from benchmarks.problems import Problem
 from cljax import curvature, tree
 
@@ -146,12 +145,7 @@ def _row(problem: str, what: str, name: str, first: list[float], second: list[fl
 
 def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     title = f"{problem.name}: {problem.config['num_params']:,} parameters, {BUDGET} products"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
-    for heading in ("what", "estimator"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("first call\ns", "quartiles", "second call\ns"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = empty_table(title, ("what", "estimator"), ("first call\ns", "quartiles", "second call\ns"))
     for row in rows:
         seconds = row["seconds"]
         quartiles = f"{seconds['lower_quartile']:.2f}-{seconds['upper_quartile']:.2f}"
