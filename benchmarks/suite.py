@@ -18,8 +18,8 @@ from benchmarks.store import Store
 from benchmarks.tasks import Group, Task
 
 SLOW = 8.0
-"""Seconds of scored runs after the first at which there are no further seeds, and of a run above which it is timed once,
-outside of the rounds."""
+"""Seconds of scored runs, the first left out, after which there are no further seeds; and seconds of a run above which
+it is timed once, outside of the rounds."""
 
 _UNIT = ("unit", 0)
 
