@@ -31,7 +31,7 @@ COMPARED = {
 BUDGET, TOLERANCE = 40, 1e-3
 
 PROBLEMS = ("mlp", "lenet")
-"""Networks where none are named: one round on the ResNet-18 had not ended after eight minutes on two busy cores."""
+"""Networks where none are named: a round on the ResNet-18 had not ended after eight minutes on two busy cores."""
 
 BATCH_SIZE = 16
 """Examples, where no other number is given: what is compiled does not depend on them, and what then runs does."""

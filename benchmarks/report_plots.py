@@ -47,8 +47,9 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
             ax.set_axis_off()
         for ax, (group, found) in zip(axes.flat, groups.items(), strict=False):
             for name in names:
+                # in the order of tolerances or budgets, as times scatter
                 points = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
-                points = sorted((x, max(y, 1e-8)) for x, y in points if x and y is not None)
+                points = [(x, max(y, 1e-8)) for x, y in points if x and y is not None]
                 if points:
                     style = {"color": "k", "lw": 1.8, "ms": 5, "mfc": "w", "zorder": 3} | styles[name]
                     ax.loglog(*zip(*points, strict=True), label=name, **style)
