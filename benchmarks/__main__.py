@@ -148,7 +148,8 @@ class Run:
         for name in dict.fromkeys(self.problems or default):
             lookup("problem", PROBLEMS, name)
             batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
-            problem = create_problem(name, self.size, batch_size=self.batch_size or batch_size, width=self.width)
+            batch_size = batch_size if self.batch_size is None else self.batch_size
+            problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)
             if store.has(name, {}) and store.config(name) == problem.config:
                 console.print(f"{benchmark}: {name}: is there", highlight=False)
                 continue

@@ -72,7 +72,7 @@ NETWORKS: dict[str, dict[str, Spec]] = {
     },
     "lenet": {
         "tiny": Spec("lenet", num_examples=8, num_steps=2),
-        "small": Spec("lenet", (), "mnist", 512),
+        "small": Spec("lenet", (), "mnist", 128),
         "full": Spec("lenet", (), "mnist", 4096, num_steps=2000),
     },
     "vit": {
