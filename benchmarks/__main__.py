@@ -100,7 +100,7 @@ class Run:
     width: int | None = None
     """Channels of the first stage of resnet18 in the first five suites, in place of those that the size has."""
     repeats: int | None = None
-    """Rounds of timing, 5 where not given, 20 for products and lanczos; 0 counts products, FLOPs and bytes alone."""
+    """Rounds of timing, 3 where not given, 10 for the first five suites; 0 counts products, FLOPs and bytes alone."""
     output: pathlib.Path | None = None
     """Folder of the results, one JSON file a suite, or for one suite the file; benchmarks/results/BACKEND-SIZE where it
     is not given."""
@@ -129,10 +129,10 @@ class Run:
         console.print(f"jax {found['jax']} on {found['device']}, {found['num_cpus']} CPUs", highlight=False)
         for name, path in paths.items():
             if name in BENCHMARKS:
-                self._networks(name, path, 20 if repeats is None else repeats, console)
+                self._networks(name, path, 10 if repeats is None else repeats, console)
             else:
                 store = Store(path, name, {"size": size}, self.overwrite)
-                rounds = 5 if repeats is None else repeats
+                rounds = 3 if repeats is None else repeats
                 run_task(TASKS[name], size, store, rounds, console, cases=self.problems, names=self.only)
             console.print(f"{path}", soft_wrap=True, highlight=False)
 
@@ -143,10 +143,13 @@ class Run:
         return path
 
     def _networks(self, benchmark: str, path: pathlib.Path, repeats: int, console: Console) -> None:
-        store = Store(path, benchmark, {"repeats": repeats}, self.overwrite)
-        for name in dict.fromkeys(self.problems or PROBLEMS):
+        store = Store(path, benchmark, {}, self.overwrite)
+        default = bench_compile.PROBLEMS if benchmark == "compile" else PROBLEMS
+        for name in dict.fromkeys(self.problems or default):
             lookup("problem", PROBLEMS, name)
-            problem = create_problem(name, self.size, batch_size=self.batch_size, width=self.width)
+            batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
+            batch_size = batch_size if self.batch_size is None else self.batch_size
+            problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)
             if store.has(name, {}) and store.config(name) == problem.config:
                 console.print(f"{benchmark}: {name}: is there", highlight=False)
                 continue

@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import Case, Reference
 from benchmarks.estimators import ESTIMATORS, Request, load_builtin
-from benchmarks.harness import spread
+from benchmarks.harness import empty_table, spread
 from benchmarks.problems import Problem
 from cljax import curvature, tree
 
@@ -30,6 +29,13 @@ COMPARED = {
 """Estimators of the same thing, by what it is."""
 
 BUDGET, TOLERANCE = 40, 1e-3
+
+PROBLEMS = ("mlp", "lenet")
+"""Networks where none are named: a round on the ResNet-18 had not ended after eight minutes on two busy cores."""
+
+BATCH_SIZE = 16
+"""Examples, where no other number is given: what is compiled does not depend on them, and what then runs does."""
+
 COMMAND = ("-m", "cljax", "track", "--num-steps", "2", "--measure-every", "2", "--density-probes", "0")
 
 
@@ -38,7 +44,7 @@ def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dic
 
     Args:
         problems: networks; each is made only when its turn comes.
-        repeats: first calls of each estimator, each with empty caches; at most 5 are made.
+        repeats: first calls of each estimator, each with empty caches; at most 3 are made.
         console: where to print.
 
     Returns:
@@ -48,7 +54,7 @@ def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dic
     rows = []
     for problem in problems:
         with console.status(f"{problem.name}: compiling"):
-            new = measure(problem, min(repeats, 5))
+            new = measure(problem, min(repeats, 3))
             if problem.name == "mlp" and repeats:
                 new += measure_command(problem.name, min(repeats, 3))
         console.print(_table(problem, new))
@@ -139,12 +145,7 @@ def _row(problem: str, what: str, name: str, first: list[float], second: list[fl
 
 def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     title = f"{problem.name}: {problem.config['num_params']:,} parameters, {BUDGET} products"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
-    for heading in ("what", "estimator"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("first call\ns", "quartiles", "second call\ns"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = empty_table(title, ("what", "estimator"), ("first call\ns", "quartiles", "second call\ns"))
     for row in rows:
         seconds = row["seconds"]
         quartiles = f"{seconds['lower_quartile']:.2f}-{seconds['upper_quartile']:.2f}"

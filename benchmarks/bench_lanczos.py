@@ -13,10 +13,9 @@ import functools
 from typing import Any
 
 import jax
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.harness import Program, compile_program, ratio_spread, runner, spread, time_interleaved
+from benchmarks.harness import Program, compile_program, empty_table, ratio_spread, runner, spread, time_interleaved
 from benchmarks.problems import Problem
 from cljax import curvature, spectral, tree
 from cljax.spectral.driver import apply_product, linearized
@@ -94,11 +93,8 @@ def _row(
 def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     config = problem.config
     title = f"{problem.name}: batch {config['batch_size']}, {config['num_params']:,} parameters, {NUM_STEPS} steps"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
-    table.add_column("what", no_wrap=True)
-    for heading in ("time /\nproducts", "target", "quartiles", "time /\ngradient", "median\nms"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("time /\nproducts", "target", "quartiles", "time /\ngradient", "median\nms")
+    table = empty_table(title, ("what",), numbers)
     for row in rows:
         ratio, seconds, gradients = row["time_in_products"], row["seconds"], row["time_in_gradients"]
         table.add_row(

@@ -9,12 +9,10 @@ from functools import partial
 from typing import Any
 
 import jax
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.estimators.base import flat_product
-from benchmarks.harness import num_bytes
+from benchmarks.harness import empty_table, num_bytes
 from benchmarks.problems import Problem
 from cljax import curvature, spectral, tree
 
@@ -108,10 +106,7 @@ def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dic
         with console.status(f"{problem.name}: compiling"):
             new = measure(problem)
         title = f"{problem.name}: {problem.config['num_params']:,} parameters, {STEPS} products"
-        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        table.add_column("program", no_wrap=True)
-        for heading in ("MiB", "vectors"):
-            table.add_column(heading, justify="right")
+        table = empty_table(title, ("program",), ("MiB", "vectors"))
         for row in new:
             known = row["bytes"] is not None
             table.add_row(

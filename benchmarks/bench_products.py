@@ -14,10 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.harness import Program, compile_program, num_bytes, ratio_spread, runner, spread, time_interleaved
+from benchmarks.harness import (
+    Program,
+    compile_program,
+    empty_table,
+    num_bytes,
+    ratio_spread,
+    runner,
+    spread,
+    time_interleaved,
+)
 from benchmarks.problems import Problem
 from cljax import curvature, tree
 
@@ -128,11 +136,8 @@ def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     sizes = [f"batch {config['batch_size']}", f"{config['num_params']:,} parameters"]
     sizes += [f"{name} {value}" for name, value in config["options"].items()]
     title = f"{problem.name}: {', '.join(sizes)}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
-    table.add_column("product", no_wrap=True)
-    for heading in ("FLOPs /\ngradient", "target", "time /\ngradient", "quartiles", "median\nms"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("FLOPs /\ngradient", "target", "time /\ngradient", "quartiles", "median\nms")
+    table = empty_table(title, ("product",), numbers)
     for row in rows:
         table.add_row(
             f"{row['operator'].replace('_', '-')} {row['form']}".rstrip(),

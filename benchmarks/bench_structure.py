@@ -12,10 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.harness import Program, compile_program, ratio_spread, runner, spread, time_interleaved
+from benchmarks.harness import Program, compile_program, empty_table, ratio_spread, runner, spread, time_interleaved
 from benchmarks.problems import Problem
 from cljax import Batch, curvature
 from cljax._typing import PyTree
@@ -126,19 +125,8 @@ def _is_met(row: dict[str, Any], name: str, target: float) -> bool | None:
 def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     config = problem.config
     title = f"{problem.name}: {rows[0]['num_examples']} examples, {config['num_params']:,} parameters"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
-    table.add_column("program", no_wrap=True)
-    for heading in (
-        "FLOPs /\ngradient",
-        "FLOPs /\nrows",
-        "time /\ngradient",
-        "median\nms",
-        "speed\nup",
-        "temp.\nMB",
-        "",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("FLOPs /\ngradient", "FLOPs /\nrows", "time /\ngradient", "median\nms", "speed\nup", "temp.\nMB", "")
+    table = empty_table(title, ("program",), numbers)
     for row in rows:
         verdicts = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "not timed"}
         table.add_row(

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 import cljax
 from cljax._typing import PyTree
@@ -138,6 +140,26 @@ def runner(measure: Callable[[Any, int], list[dict[str, Any]]], table: Callable[
         return rows
 
     return run
+
+
+def empty_table(title: str, names: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table without rows.
+
+    Args:
+        title: above it.
+        names: headings of the columns of text.
+        numbers: headings of the columns of numbers, which follow.
+
+    Returns:
+        The table.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
+    for heading in names:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def spread(samples: Sequence[float]) -> Spread:

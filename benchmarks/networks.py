@@ -72,7 +72,7 @@ NETWORKS: dict[str, dict[str, Spec]] = {
     },
     "lenet": {
         "tiny": Spec("lenet", num_examples=8, num_steps=2),
-        "small": Spec("lenet", (), "mnist", 512),
+        "small": Spec("lenet", (), "mnist", 128),
         "full": Spec("lenet", (), "mnist", 4096, num_steps=2000),
     },
     "vit": {
@@ -82,7 +82,7 @@ NETWORKS: dict[str, dict[str, Spec]] = {
     },
     "transformer": {
         "tiny": Spec("transformer", (("depth", 1), ("width", 4), ("heads", 1)), "text", 4, num_steps=2, context=8),
-        "small": Spec("transformer", _CHARACTERS, "text", 64, num_steps=800, batch_size=16),
+        "small": Spec("transformer", _CHARACTERS, "text", 16, num_steps=800, batch_size=16),
         "full": Spec(
             "transformer", (("depth", 6), ("width", 384), ("heads", 6)), "text", 64, num_steps=1000, context=128
         ),

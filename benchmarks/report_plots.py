@@ -9,6 +9,10 @@ from benchmarks.report_rows import Row, error_of, gradients_of, groups_of, is_ou
 COSTS: dict[str, Any] = {"products": products_of, "seconds": seconds_of, "gradients": gradients_of}
 COLUMNS = 4
 
+_THEIRS = {"ls": "-", "marker": "o", "lw": 1.1, "ms": 3, "mfc": None, "zorder": 2}
+_OURS = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (1, 1)), "v"))
+"""Ours are black, told apart by lines and markers."""
+
 
 def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
     """Draw all pictures of a task.
@@ -28,8 +32,9 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
     ran = [row for row in rows if row["status"] == "ok"]
     names = list(dict.fromkeys(row["estimator"] for row in ran))
     peers = [name for name in names if not is_ours(name)]
-    colors = {name: mpl.colormaps["tab20"](i % 20) for i, name in enumerate(peers)}
-    colors |= {name: color for name, color in zip((n for n in names if is_ours(n)), ("k", "0.35", "0.6"), strict=False)}
+    styles = {name: {"color": mpl.colormaps["tab20"](i % 20), **_THEIRS} for i, name in enumerate(peers)}
+    ours = [name for name in names if is_ours(name)]
+    styles |= {name: dict(zip(("ls", "marker"), _OURS[i % len(_OURS)], strict=True)) for i, name in enumerate(ours)}
     for cost, of in COSTS.items():
         groups = groups_of(row for row in ran if of(row))
         if not groups:
@@ -42,18 +47,19 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
             ax.set_axis_off()
         for ax, (group, found) in zip(axes.flat, groups.items(), strict=False):
             for name in names:
+                # in the order of tolerances or budgets, as times scatter
                 points = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
-                points = sorted((x, max(y, 1e-8)) for x, y in points if x and y is not None)
+                points = [(x, max(y, 1e-8)) for x, y in points if x and y is not None]
                 if points:
-                    style = {"lw": 2.2, "zorder": 3} if is_ours(name) else {"lw": 1.1}
-                    ax.loglog(*zip(*points, strict=True), "o-", ms=3, color=colors[name], label=name, **style)
+                    style = {"color": "k", "lw": 1.8, "ms": 5, "mfc": "w", "zorder": 3} | styles[name]
+                    ax.loglog(*zip(*points, strict=True), label=name, **style)
             ax.set_title(group, fontsize=10)
             ax.tick_params(labelsize=8, which="both")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.grid(alpha=0.3, which="major")
-        for ax in axes[-1]:
+        for ax in list(axes.flat[: len(groups)])[-columns:]:  # the lowest of each column
             ax.set_xlabel(cost if cost != "gradients" else "time of gradients")
         for ax in axes[:, 0]:
             ax.set_ylabel("error")

@@ -64,7 +64,6 @@ def test_flops_of_a_gradient_are_those_of_its_matrix_products():
 def test_result_file(results):
     saved = harness.read_results(results)
     assert saved["benchmark"] == "products"
-    assert saved["repeats"] == 3
     assert {"jax", "backend", "device", "num_cpus", "dtype", "matmul_precision", "date"} <= set(saved["environment"])
     assert set(saved["problems"]) == {"mlp", "lenet"}
     assert saved["problems"]["mlp"] == {

@@ -53,6 +53,28 @@ def test_a_checkpoint_with_other_pairs_is_refused(known, tmp_path):
         spectral.spectral_density(operator(MATRIX), KEY, **options)
 
 
+def test_pairs_of_which_some_are_accurate(known):
+    """A search that is told to want more than its products can find leaves those that it found."""
+    op = operator(MATRIX)
+    search = spectral.extreme_eigenpairs(op, KEY, num_top=5, num_bottom=5, max_products=20, certify=False)
+    accurate = np.asarray(search.accurate)
+    assert 2 <= accurate.sum() < 10
+    found = search.only_accurate()
+    np.testing.assert_array_equal(found.values, np.asarray(search.values)[accurate])
+    np.testing.assert_array_equal(found.vectors, np.asarray(search.vectors)[accurate])
+    assert found.accurate.all()
+    np.testing.assert_allclose(found.values[-2:], [4.0, 5.0], rtol=1e-3)
+    density = spectral.spectral_density(op, KEY, known=found, num_probes=4, num_steps=20)
+    mean, error = density.moments(2)
+    assert abs(mean - np.mean(EIGENVALUES**2)) <= 7 * error
+    # pairs of which none is accurate are none
+    few = spectral.extreme_eigenpairs(op, KEY, max_products=4, tol=1e-6).only_accurate()
+    assert few.values.shape == (0,)
+    plain = spectral.spectral_density(op, KEY, known=few, num_probes=4, num_steps=20)
+    assert plain.nodes.shape == (4, 20)
+    np.testing.assert_allclose(plain.weights.sum(axis=1), 1, rtol=1e-5)
+
+
 def test_as_many_pairs_as_leave_one_eigenvalue():
     values = np.array([3.0, 2.0, 1.0], np.float32)
     op = operator(np.diag(values))

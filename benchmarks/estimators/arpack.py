@@ -9,23 +9,35 @@ from benchmarks.estimators.base import NotApplicableError, Request, estimator
 VECTORS = {"ARPACK": None, "ARPACK, few vectors": 3}
 
 
+def eigsh_run(request: Request, operator: Any, num_vectors: int | None = None) -> Any:
+    """The eigenvalues that a request asks for, by eigsh.
+
+    Args:
+        request: of the task "extremes".
+        operator: a LinearOperator of SciPy.
+        num_vectors: that are kept, None for its default.
+
+    Returns:
+        ``run(seed)``.
+
+    Raises:
+        NotApplicableError: if both ends are wanted, and of one more than of the other.
+    """
+    import scipy.sparse.linalg as sla
+
+    top, bottom = request.num_top, request.num_bottom
+    if top and bottom and top != bottom:
+        raise NotApplicableError("takes as many at both ends")
+    which = "BE" if top and bottom else "LA" if top else "SA"
+    options: dict[str, Any] = {"k": top + bottom, "which": which, "tol": request.tolerance, "ncv": num_vectors}
+    return lambda seed: np.sort(sla.eigsh(operator, v0=request.start(seed), return_eigenvectors=False, **options))
+
+
 def _extremes(extra: int | None) -> Any:
     def setup(request: Request) -> Any:
-        import scipy.sparse.linalg as sla
-
-        operator = request.scipy_operator
-        top, bottom = request.num_top, request.num_bottom
-        wanted = top + bottom
-        if top and bottom and top != bottom:
-            raise NotApplicableError("takes as many at both ends")
-        which = "BE" if top and bottom else "LA" if top else "SA"
+        wanted = request.num_top + request.num_bottom
         number = None if extra is None else min(2 * wanted + extra, request.dimension - 1)
-        options: dict[str, Any] = {"k": wanted, "which": which, "tol": request.tolerance, "ncv": number}
-
-        def run(seed: int) -> Any:
-            return np.sort(sla.eigsh(operator, v0=request.start(seed), return_eigenvectors=False, **options))
-
-        return run
+        return eigsh_run(request, request.scipy_operator, number)
 
     return setup
 

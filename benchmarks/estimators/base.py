@@ -239,6 +239,20 @@ def estimator(
     return register
 
 
+def quadratures(name: str, word: str, make: Callable[[int], Any], **options: Any) -> None:
+    """Register two densities: of one run that has all products, and of four that share them.
+
+    Args:
+        name: of the estimator, without the number of runs.
+        word: what the package calls a run.
+        make: ``make(number of runs)`` gives ``setup``.
+        **options: as for ``estimator``.
+    """
+    for number in (1, 4):
+        full_name = f"{name}, {number} {word}{'s' if number > 1 else ''}"
+        estimator(full_name, "density", control="budget", **options)(make(number))
+
+
 def estimators_of(task: str) -> list[Estimator]:
     """The estimators of a task, in the order of their registration.
 

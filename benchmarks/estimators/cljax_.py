@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.estimators.base import Request, estimator
+from benchmarks.estimators.base import Request, estimator, quadratures
 from cljax import spectral
 
 MOST = 100
@@ -37,24 +37,40 @@ def _extremes(request: Request, **options: Any) -> Any:
     return lambda seed: np.asarray(spectral.extreme_eigenpairs(op, jax.random.key(seed), **ends, **options).values)
 
 
-@estimator("cljax Lanczos, 1 probe", "density", control="budget", settings="spectral_density, reorthogonalized")
-def density_one(request: Request) -> Any:
-    """One Gauss rule of as many nodes as there are products."""
-    return _density(request, 1)
+def _density(num_probes: int) -> Any:
+    def setup(request: Request) -> Any:
+        op = request.op
+        options = {"num_probes": num_probes, "num_steps": max(request.budget // num_probes, 1)}
+
+        def run(seed: int) -> Any:
+            found = spectral.spectral_density(op, jax.random.key(seed), **options)
+            return np.asarray(found.nodes), np.asarray(found.weights)
+
+        return run
+
+    return setup
 
 
-@estimator("cljax Lanczos, 4 probes", "density", control="budget", settings="spectral_density, reorthogonalized")
-def density_four(request: Request) -> Any:
-    """Four Gauss rules that share the products."""
-    return _density(request, 4)
+quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reorthogonalized")
 
 
-def _density(request: Request, num_probes: int) -> Any:
-    op = request.op
-    options = {"num_probes": num_probes, "num_steps": max(request.budget // num_probes, 1)}
+@estimator(
+    "cljax Lanczos, known pairs",
+    "density",
+    control="budget",
+    settings="a third of the products for extreme pairs; those that are accurate are known to 1 probe with the rest",
+)
+def density_known(request: Request) -> Any:
+    """Outliers have their exact weight, which is what scatters most."""
+    op, number = request.op, max(request.budget // 3, 1)
+    wanted = max(number // 3, 1)
 
     def run(seed: int) -> Any:
-        found = spectral.spectral_density(op, jax.random.key(seed), **options)
+        search_key, key = jax.random.split(jax.random.key(seed))
+        options = {"num_top": wanted, "num_bottom": wanted, "max_products": number, "certify": False}
+        pairs = spectral.extreme_eigenpairs(op, search_key, **options).only_accurate()
+        steps = request.budget - int(pairs.num_products)
+        found = spectral.spectral_density(op, key, num_probes=1, num_steps=steps, known=pairs)
         return np.asarray(found.nodes), np.asarray(found.weights)
 
     return run

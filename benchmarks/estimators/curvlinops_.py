@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.estimators.arpack import eigsh_run
 from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.torch_operators import as_numpy, seeded
 from benchmarks.synthetic import torch_device
@@ -81,15 +82,7 @@ def _matrix(request: Request) -> Any:
 )
 def extremes(request: Request) -> Any:
     """As its documentation finds eigenvalues."""
-    import scipy.sparse.linalg as sla
-
-    top, bottom = request.num_top, request.num_bottom
-    if top and bottom and top != bottom:
-        raise NotApplicableError("takes as many at both ends")
-    which = "BE" if top and bottom else "LA" if top else "SA"
-    operator = make_operator(request).to_scipy(dtype=np.float32)
-    options: dict[str, Any] = {"k": top + bottom, "which": which, "tol": request.tolerance}
-    return lambda seed: np.sort(sla.eigsh(operator, v0=request.start(seed), return_eigenvectors=False, **options))
+    return eigsh_run(request, make_operator(request).to_scipy(dtype=np.float32))
 
 
 @estimator(

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator
+from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
 from benchmarks.estimators.torch_operators import as_numpy
 from benchmarks.synthetic import torch_device
 
-_PEER = {"package": "hessian_eigenthings", "distribution": "hessian-eigenthings", "control": "budget"}
+_PEER = {"package": "hessian_eigenthings", "distribution": "hessian-eigenthings"}
 
 
 def make_operator(request: Request, kind: str = "hessian") -> Any:
@@ -36,7 +36,9 @@ def make_operator(request: Request, kind: str = "hessian") -> Any:
     return operator
 
 
-@estimator("eigenthings Lanczos", "extremes", settings="reorthogonalize=True, which LA or SA", **_PEER)
+@estimator(
+    "eigenthings Lanczos", "extremes", control="budget", settings="reorthogonalize=True, which LA or SA", **_PEER
+)
 def extremes(request: Request) -> Any:
     """So many steps; both ends take two runs, which share the budget."""
     import hessian_eigenthings as peer
@@ -76,13 +78,7 @@ def _density(num_runs: int) -> Any:
     return setup
 
 
-for _runs in (1, 4):
-    estimator(
-        f"eigenthings Lanczos, {_runs} run{'s' if _runs > 1 else ''}",
-        "density",
-        settings="spectral_density; its raw nodes and weights",
-        **_PEER,
-    )(_density(_runs))
+quadratures("eigenthings Lanczos", "run", _density, settings="spectral_density; its raw nodes and weights", **_PEER)
 
 
 def _trace(method: str) -> Any:
@@ -96,5 +92,5 @@ def _trace(method: str) -> Any:
     return setup
 
 
-estimator("eigenthings Hutchinson", "trace", settings="random signs", **_PEER)(_trace("hutchinson"))
-estimator("eigenthings Hutch++", "trace", settings="its default", **_PEER)(_trace("hutch++"))
+estimator("eigenthings Hutchinson", "trace", control="budget", settings="random signs", **_PEER)(_trace("hutchinson"))
+estimator("eigenthings Hutch++", "trace", control="budget", settings="its default", **_PEER)(_trace("hutch++"))

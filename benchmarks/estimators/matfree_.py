@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator, flat_product
+from benchmarks.estimators.base import NotApplicableError, Request, estimator, flat_product, quadratures
 
 _PEER = {"package": "matfree", "control": "budget"}
 
@@ -66,13 +66,13 @@ def _density(num_probes: int) -> Any:
     return setup
 
 
-for _probes in (1, 4):
-    estimator(
-        f"matfree Lanczos, {_probes} probe{'s' if _probes > 1 else ''}",
-        "density",
-        settings="the Gauss rules of tridiag_sym(reortho='full'), jitted",
-        **_PEER,
-    )(_density(_probes))
+quadratures(
+    "matfree Lanczos",
+    "probe",
+    _density,
+    package="matfree",
+    settings="the Gauss rules of tridiag_sym(reortho='full'), jitted",
+)
 
 
 def _stochastic(make: Any, num_probes: Any) -> Any:

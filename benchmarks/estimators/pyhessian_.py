@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator
+from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
 from benchmarks.estimators.torch_operators import seeded
 
 _PEER = {"package": "pyhessian"}
@@ -98,14 +98,13 @@ def _density(num_runs: int) -> Any:
     return setup
 
 
-for _runs in (1, 4):
-    estimator(
-        f"PyHessian, {_runs} run{'s' if _runs > 1 else ''}",
-        "density",
-        control="budget",
-        settings="density with torch.eig, which PyTorch no longer has, put back by eigh",
-        **_PEER,
-    )(_density(_runs))
+quadratures(
+    "PyHessian",
+    "run",
+    _density,
+    settings="density with torch.eig, which PyTorch no longer has, put back by eigh",
+    **_PEER,
+)
 
 
 @estimator(

@@ -28,14 +28,7 @@ def wasserstein(nodes: Any, weights: Any, eigenvalues: np.ndarray) -> float:
 
 
 def _groups(size: str) -> list[Group]:
-    places = [
-        ("linear", "end"),
-        ("mlp", "init"),
-        ("mlp", "mid"),
-        ("mlp", "end"),
-        ("vit", "end"),
-        ("transformer", "end"),
-    ]
+    places = [("linear", "end"), ("mlp", "init"), ("mlp", "end"), ("transformer", "end")]
     if size == "tiny":
         places = [("mlp", "end")]
     found = matrices(size) + ([] if size == "full" else networks(size, *places))

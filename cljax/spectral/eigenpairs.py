@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import tree
 from cljax._checks import check_same_struct
@@ -95,6 +96,17 @@ class Eigenpairs:
         extreme ones.
         """
         return self.status <= Status.LIKELY
+
+    def only_accurate(self) -> "Eigenpairs":
+        """The pairs that are ``accurate``, such as for ``known`` of a density; outside of jit.
+
+        Returns:
+            The same with fewer pairs, none where none is accurate.
+        """
+        chosen = np.flatnonzero(np.asarray(self.accurate))
+        fields = ("values", "vectors", "residual_norms", "value_errors", "status")
+        kept = {name: jax.tree.map(lambda x: x[chosen], getattr(self, name)) for name in fields}
+        return dataclasses.replace(self, **kept)
 
 
 def num_guards(num_top: int, num_bottom: int, dimension: int) -> int:
