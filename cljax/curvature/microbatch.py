@@ -23,7 +23,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cljax import tree
-from cljax._batch import Batch, split_batch
+from cljax._batch import Batch, split_batch, without_masked_targets
 from cljax._checks import check_positive_int
 from cljax._layout import spec_entry, spec_names
 from cljax._typing import PyTree, Scalar
@@ -97,6 +97,7 @@ def scan_microbatches(
     Returns:
         The weighted sum, accumulated in float32 at least, in the dtypes of ``params``; NaN where all weights are 0.
     """
+    batch = without_masked_targets(batch)  # a microbatch of weight 0 gets weights of 1
     dtype = jnp.result_type(*(tree.work_dtype(x.dtype) for x in jax.tree.leaves(params)))
     weight = batch.weight
     total = jnp.asarray(batch.num_examples, dtype) if weight is None else jnp.sum(jnp.asarray(weight, dtype))
@@ -186,7 +187,9 @@ def _constrains(equation: Any, axes: tuple[str, ...]) -> bool:
     if equation.primitive.name != "sharding_constraint":
         return False
     sharding = equation.params["sharding"]
-    return not isinstance(sharding, NamedSharding) or bool({*axes} & {*spec_names(sharding.spec)})
+    if not isinstance(sharding, NamedSharding) or PartitionSpec.UNCONSTRAINED in sharding.spec:
+        return True
+    return bool({*axes} & {*spec_names(sharding.spec)})
 
 
 def _placed(batch: Batch, microbatches: Microbatches) -> Batch:

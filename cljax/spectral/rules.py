@@ -109,7 +109,7 @@ def estimate_from_rules(
                 break
     mean, error = mean_and_error(samples, count)
     count = jnp.asarray(count, jnp.int32)
-    return Estimate(mean, error, num_steps * count, count, within(mean, error, tol))
+    return Estimate(mean, error, num_steps * count, count, within(mean, error, tol) & (count >= min_probes))
 
 
 @partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout"))
