@@ -20,7 +20,7 @@ MATRIX = random_symmetric(np.r_[10.0, -8.0, np.linspace(-1, 1, 28)])
 
 @jax.jit
 def diagonals(op, keys):
-    return jax.vmap(lambda key: spectral.diagonal(op, key, max_products=40))(keys)
+    return jax.vmap(lambda key: spectral.diagonal(op, key, method="hutchinson", max_products=40))(keys)
 
 
 def test_unbiased_and_errors_calibrated():
@@ -41,7 +41,7 @@ def test_unbiased_and_errors_calibrated():
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 def test_diagonal_operators_are_exact(size, driver):
     entries = np.r_[0.0, np.linspace(-1, 3, 6)] * size
-    found = spectral.diagonal(operator(np.diag(entries)), KEY, tol=0.01, driver=driver)
+    found = spectral.diagonal(operator(np.diag(entries)), KEY, method="hutchinson", tol=0.01, driver=driver)
     expected = np.float32(entries)
     np.testing.assert_array_equal(found.mean, expected)
     assert np.all(found.standard_error <= 2 * eps(jnp.float32) * np.abs(expected))
@@ -54,7 +54,7 @@ def test_structure_and_stop(driver, x64):
     case = problem("nested-scalar")
     op = curvature.hessian(case.objective, case.params, case.batch)
     exact = np.diag(dense_hessian(case.objective, case.params, case.batch))
-    found = spectral.diagonal(op, KEY, tol=0.03, max_products=5000, driver=driver)
+    found = spectral.diagonal(op, KEY, method="hutchinson", tol=0.03, max_products=5000, driver=driver)
     assert jax.tree.structure(found.mean) == jax.tree.structure(found.standard_error) == jax.tree.structure(case.params)
     assert found.converged
     assert 10 < found.num_products < 5000
@@ -72,7 +72,7 @@ def test_matfree_says_the_same():
     matrix = jnp.asarray(MATRIX, jnp.float32)
     sampler = matfree.stochtrace.sampler_signs(matrix[0], num=400)
     estimate = matfree.stochtrace.estimator_monte_carlo(matfree.stochtrace.monte_carlo_diagonal(), sampler)
-    found = spectral.diagonal(operator(MATRIX), KEY, max_products=400)
+    found = spectral.diagonal(operator(MATRIX), KEY, method="hutchinson", max_products=400)
     both = np.sqrt(2) * np.asarray(found.standard_error)
     assert np.all(np.abs(estimate(lambda v: matrix @ v, KEY) - found.mean) <= 4.5 * both)
 
@@ -106,7 +106,7 @@ def test_nan_stays_nan_and_one_probe_has_no_error():
     assert np.isnan(found.mean).all()
     assert np.isnan(found.standard_error).all()
     assert not found.converged
-    one = spectral.diagonal(operator(MATRIX), KEY, max_products=1, tol=0.1)
+    one = spectral.diagonal(operator(MATRIX), KEY, max_products=1, tol=0.1)  # by "hutchinson"
     assert np.isnan(one.standard_error).all()
     assert not one.converged
 
@@ -114,7 +114,7 @@ def test_nan_stays_nan_and_one_probe_has_no_error():
 def test_memory_does_not_grow_with_the_probes():
     n = 100_000
     op = curvature.FunctionOperator(lambda v, d: d * v, jnp.zeros(n), jnp.ones(n))
-    run = jax.jit(lambda op, key: spectral.diagonal(op, key, max_products=1000))
+    run = jax.jit(lambda op, key: spectral.diagonal(op, key, method="hutchinson", max_products=1000))
     assert run.lower(op, KEY).compile().memory_analysis().temp_size_in_bytes <= 8 * 4 * n
 
 
@@ -124,7 +124,7 @@ def test_gradient_of_an_entry(x64):
 
     def estimate(x):
         op = curvature.hessian(case.objective, unravel(x), case.batch)
-        return jnp.sum(spectral.diagonal(op, KEY, max_products=5).mean)
+        return jnp.sum(spectral.diagonal(op, KEY, method="hutchinson", max_products=5).mean)
 
     step = 1e-5 * jnp.eye(x.size)[0]
     difference = (estimate(x + step) - estimate(x - step)) / 2e-5

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.estimators.base import Request, estimator, quadratures
+from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
 from cljax import spectral
 
 MOST = 100
@@ -110,11 +110,32 @@ estimator("cljax Hutchinson", "trace", control="budget", settings="random signs"
 estimator("cljax XTrace", "trace", control="budget", settings="normal probes, resphered")(_trace("xtrace"))
 
 
-@estimator("cljax", "diagonal", control="budget", settings="random signs")
-def diagonal(request: Request) -> Any:
-    """Bekas, Kokiopoulou and Saad."""
-    op = request.op
-    return lambda seed: np.asarray(_flat(spectral.diagonal(op, jax.random.key(seed), max_products=request.budget).mean))
+@estimator("cljax XNysTrace", "trace", control="budget", settings="normal probes of one length; semidefinite")
+def nystrom(request: Request) -> Any:
+    """Nyström approximations that leave one probe out."""
+    values = request.case.reference.eigenvalues
+    if values is None or values[0] < -1e-6 * values[-1]:
+        raise NotApplicableError("takes semidefinite operators")
+    return _trace("xnystrace")(request)
+
+
+def _diagonal(method: str) -> Any:
+    def setup(request: Request) -> Any:
+        op = request.op
+
+        def run(seed: int) -> Any:
+            found = spectral.diagonal(op, jax.random.key(seed), method=method, max_products=request.budget)
+            return np.asarray(_flat(found.mean))
+
+        return run
+
+    return setup
+
+
+estimator("cljax", "diagonal", control="budget", settings="random signs")(_diagonal("hutchinson"))
+estimator("cljax XDiag", "diagonal", control="budget", settings="random signs, sampled part of both sides")(
+    _diagonal("xdiag")
+)
 
 
 _flat = jax.jit(lambda x: ravel_pytree(x)[0])

@@ -89,9 +89,9 @@ def nystrom_mean(state: NystromState) -> tuple[jax.Array, jax.Array]:
     capacity, dtype = state.M.shape[0], state.M.dtype
     greatest = jnp.max(jnp.abs(state.M))
     unit = jnp.where(greatest == 0, 1, greatest)
-    # in units of the greatest entry: rounded products are off by a matrix of norm √m eps, a factorization by m eps
+    # in units of the greatest entry: roundings make a random matrix of norm √m eps; with 1 for 4 some M of rank 1 fail
     number = state.count.astype(dtype)
-    added = 4 * (jnp.sqrt(number) * state.rounding + number * jnp.finfo(dtype).eps)
+    added = 4 * jnp.sqrt(number) * (state.rounding + jnp.finfo(dtype).eps)
     used = jnp.arange(capacity) < state.count
     lower = jnp.linalg.cholesky(state.M / unit + jnp.diag(jnp.where(used, added, 1)))
     inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(capacity, dtype=dtype), lower=True)
