@@ -73,6 +73,15 @@ def test_eigenvalues_below_zero_that_do_not_show_give_no_bias():
     assert np.mean(np.abs(errors) <= 2 * np.asarray(found.standard_error)) >= 0.87
 
 
+def test_what_is_added_for_rounding_gives_no_bias():
+    """Of products in bfloat16 it is a tenth of the greatest entry of M."""
+    exact = 2.0 ** -(np.arange(N) // 4)
+    values = jnp.asarray(exact, jnp.bfloat16)
+    found = traces(curvature.FunctionOperator(jnp.multiply, values, values), 1, 400, "xnystrace", 12)
+    errors = np.asarray(found.mean, np.float64) - exact.sum()
+    assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(400)
+
+
 @pytest.mark.parametrize("n", [60, 2000])
 def test_rounding_is_not_taken_for_an_eigenvalue_below_zero(n):
     d = jnp.asarray(np.r_[1.0, np.zeros(n - 1)], jnp.float32)
