@@ -1,6 +1,7 @@
 """The command line of the benchmarks: run, compare, report, plan, scaling."""
 
 import dataclasses
+import os
 import pathlib
 import sys
 from typing import Annotated
@@ -224,7 +225,9 @@ class Scaling:
         """Measure and write."""
         lookup("size", dict.fromkeys(SIZES), self.size)
         num_examples = check_positive_int("num_examples", self.num_examples)
-        jax.config.update("jax_num_cpu_devices", max(bench_scaling.DEVICES))  # before the first use of a device
+        num_devices = max(bench_scaling.DEVICES)
+        jax.config.update("jax_num_cpu_devices", num_devices)  # before the first use of a device
+        os.environ.setdefault("NPROC", str(4 * num_devices))  # threads, see cljax._cpu_threads
         bench_scaling.write(self.size, num_examples, check_positive_int("repeats", self.repeats), self.output, console)
 
 

@@ -17,6 +17,7 @@ _FLAGS = [
 if jax.__version_info__ < (0, 11):  # an unknown flag is fatal, and later versions do not know this one
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
+os.environ.setdefault("NPROC", "32")  # threads: with one for each device, collectives may wait for ever
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

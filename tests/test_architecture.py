@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cljax").rglob("*.py"))
 LAYERS = [
-    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_basis"],
+    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_basis", "_in_flight"],
     ["tree", "losses"],
     ["curvature"],
     ["spectral"],
@@ -20,7 +20,7 @@ LAYERS = [
     ["plots"],
     ["_report"],
     ["_plan_report"],
-    ["cli", "_compile_cache"],
+    ["cli", "_compile_cache", "_cpu_threads"],
     ["__main__"],
 ]
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}
@@ -56,6 +56,27 @@ def test_no_flattening_and_no_global_configuration(path):
     text = path.read_text()
     assert "config.update(" not in text
     assert path.name == "dense.py" or "ravel_pytree" not in text
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("env", "threads"),
+    [
+        ({"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=1000"}, "4000"),
+        ({"JAX_NUM_CPU_DEVICES": "1000"}, "4000"),
+        ({"JAX_NUM_CPU_DEVICES": "1000", "NPROC": "7"}, "7"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, "None"),
+        ({}, "None"),
+    ],
+)
+def test_commands_have_threads_for_their_devices(env, threads):
+    code = "import os; from cljax._cpu_threads import enough_threads as f; f(); print(os.environ.get('NPROC'))"
+    own = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "NPROC")
+    env = {name: value for name, value in os.environ.items() if name not in own} | env
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=clean
+    )
+    assert found.stdout.strip() == threads
 
 
 KEEP = """

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
+from cljax._in_flight import landed
 from cljax._layout import Layout, Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative
 from cljax.spectral.driver import choose_loop, run_krylov
 from cljax.spectral.eigenpairs import Eigenpairs, Status, check_start, num_guards
-from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, min_steps, residual_bound
+from cljax.spectral.extreme_sizes import check_memory, check_sizes
+from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, residual_bound
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.offload import HostBasis
@@ -141,78 +143,14 @@ def extreme_eigenpairs(
     vectors, guards = (_whole(rows, op.struct) for rows in (rows, guards))
     if is_traced(given):
         known["values"] = with_derivative(known["values"], vectors, given)
-    return Eigenpairs(
+    pairs = Eigenpairs(
         vectors=vectors,
         guards=guards,
         orthogonality=_orthogonality(rows),
         block_size=block_size if start is None else 1,
         **known,
     )
-
-
-def check_sizes(num_top: int, num_bottom: int, max_products: int, dimension: int) -> tuple[int, int, int]:
-    """What can be known to be wrong before anything is multiplied.
-
-    Args:
-        num_top: as for ``extreme_eigenpairs``.
-        num_bottom: as for ``extreme_eigenpairs``.
-        max_products: as for ``extreme_eigenpairs``.
-        dimension: of the operator.
-
-    Returns:
-        The first three, as Python integers.
-
-    Raises:
-        ValueError: if they do not fit together or the dimension.
-        TypeError: if one of them is no integer.
-    """
-    num_top = check_positive_int("num_top", num_top, minimum=0)
-    num_bottom = check_positive_int("num_bottom", num_bottom, minimum=0)
-    num_pairs = num_top + num_bottom
-    if not 1 <= num_pairs <= dimension:
-        raise ValueError(
-            f"num_top + num_bottom: expected 1 to {dimension}, the dimension of the operator, "
-            f"got {num_top} + {num_bottom}"
-        )
-    least = min(dimension, min_steps(num_pairs))
-    return num_top, num_bottom, check_positive_int("max_products", max_products, minimum=least)
-
-
-def least_basis(num_top: int, num_bottom: int, width: int) -> int:
-    """Vectors that a bounded basis must hold: the wanted ones, ``width`` pending ones, and four to work with."""
-    return num_top + num_bottom + 4 + width
-
-
-def check_memory(memory: Any, num_top: int, num_bottom: int, width: int, dimension: int) -> Memory:
-    """Check that a basis has room for a search.
-
-    Args:
-        memory: what the caller gave.
-        num_top: greatest eigenvalues.
-        num_bottom: least eigenvalues.
-        width: pending vectors.
-        dimension: of the operator.
-
-    Returns:
-        The same, without a ``basis_size`` that can never be full.
-
-    Raises:
-        ValueError: if there are too few vectors.
-        TypeError: if it is no ``Memory``.
-    """
-    if not isinstance(memory, Memory):
-        raise TypeError(
-            f"memory: expected a spectral.Memory, got {type(memory).__name__}; such as Memory(basis_size=20)"
-        )
-    least = least_basis(num_top, num_bottom, width)
-    if memory.basis_size is None or memory.basis_size >= dimension + width:
-        return dataclasses.replace(memory, basis_size=None)
-    if memory.basis_size < least:
-        raise ValueError(
-            f"basis_size: expected at least {least} vectors for {num_top} + {num_bottom} pairs and {width} pending "
-            f"ones, got {memory.basis_size}"
-        )
-    return memory
+    return landed(pairs)
 
 
 def cold_goal(

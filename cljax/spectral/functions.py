@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_same_struct
+from cljax._in_flight import landed
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, check_symmetric
@@ -75,7 +76,7 @@ def apply_function(op: LinearOperator, fn: Any, v: PyTree, num_steps: int, *, dr
     check_same_struct("v", v, op.struct)
     result = tridiagonalize(op, v, jax.random.key(0), num_steps, ALL, driver)
     product, error = _combine(result, as_callable_tree("fn", fn), v)
-    return FunctionProduct(tree.place_like(product, op.struct), error, result.num_products)
+    return landed(FunctionProduct(tree.place_like(product, op.struct), error, result.num_products))
 
 
 @jax.jit

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
+from cljax._in_flight import landed
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.spectral.goal import Goal, check_due, look
@@ -169,6 +170,7 @@ def run_on_host(
                     run.compress(*kept)
                     used = sum(kept)
             run.update(multiply(run.vector))
+            landed(run.vector)
             used += 1
             if goal is not None and check_due(step, goal, width):
                 jumped, found = run.look(goal, jumped)

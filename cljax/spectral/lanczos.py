@@ -1,6 +1,5 @@
 """Lanczos tridiagonalization with full reorthogonalization."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct
+from cljax._in_flight import landed
 from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
@@ -109,26 +109,22 @@ def tridiagonalize(
         The result.
     """
     state = run_lanczos(choose_loop(driver, op, vector, key), op, vector, key, num_steps, memory)
-    result = _result(state, num_steps)
-    if memory.layout(op.struct) is not None:
-        return result
-    return dataclasses.replace(result, basis=tree.place_like(result.basis, op.struct, leading_axes=1))
+    # two programs: in one, sums over devices could meet the collectives that make the basis whole
+    alphas, betas, basis = landed(_found(state, num_steps))
+    error = _orthogonality(state.basis, num_steps)
+    if memory.layout(op.struct) is None:
+        basis = tree.place_like(basis, op.struct, leading_axes=1)
+    return landed(LanczosResult(alphas, betas, basis, state.num_products, state.num_breakdowns, error))
 
 
 _norm = jax.jit(tree.norm)
+_orthogonality = jax.jit(orthogonality, static_argnames="num_vectors")
 
 
 @partial(jax.jit, static_argnames="num_steps")
-def _result(state: KrylovState, num_steps: int) -> LanczosResult:
+def _found(state: KrylovState, num_steps: int) -> tuple[jax.Array, jax.Array, PyTree]:
     rows = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
-    return LanczosResult(
-        jnp.diagonal(state.matrix)[:num_steps],
-        jnp.diagonal(state.matrix, -1)[:num_steps],
-        tree.whole(rows),
-        state.num_products,
-        state.num_breakdowns,
-        orthogonality(state.basis, num_steps),
-    )
+    return jnp.diagonal(state.matrix)[:num_steps], jnp.diagonal(state.matrix, -1)[:num_steps], tree.whole(rows)
 
 
 def check_num_steps(name: str, num_steps: int, dimension: int) -> int:

@@ -13,7 +13,8 @@ from cljax._checks import check_positive_int, check_tol
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.eigenpairs import num_guards
-from cljax.spectral.extremes import check_memory, check_sizes, cold_goal, least_basis
+from cljax.spectral.extreme_sizes import check_memory, check_sizes, least_basis
+from cljax.spectral.extremes import cold_goal
 from cljax.spectral.goal import COLD_TOL
 from cljax.spectral.memory import ALL, Memory
 from cljax.spectral.plan_bytes import Programs

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._in_flight import landed
 from cljax._layout import Layout, layout_of
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
@@ -45,7 +46,10 @@ def each_probe(
     if driver == "compiled":
         return _each_compiled(op, keys, args, run, num_steps, layout_of(op.struct))
     product = linearized(op)
-    found = [run(driver, product, op.struct, one_vector(unit_probe, k, op.struct), num_steps, *args) for k in keys]
+    found = []
+    for k in keys:
+        probe = one_vector(unit_probe, k, op.struct)
+        found.append(landed(run(driver, product, op.struct, probe, num_steps, *args)))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
@@ -103,6 +107,7 @@ def repeat(
         return jax.lax.fori_loop(0, num_steps, step, state)
     for _ in range(num_steps):
         state = _update(state, apply_product(product, struct, state.vector), update)
+        landed(state.vector)
     return state
 
 

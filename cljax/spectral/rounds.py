@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_tol
+from cljax._in_flight import landed
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import apply_product, linearized
@@ -124,7 +125,7 @@ def run_rounds(
         state = _compiled(op, state, target, scheme, num_rounds, looks, shardings)
     else:
         state = _host(op, state, target, scheme, num_rounds, looks, shardings)
-    return state, _finish(state, target, scheme, bool(looks), min_rounds)
+    return landed((state, _finish(state, target, scheme, bool(looks), min_rounds)))
 
 
 def look_schedule(num_rounds: int, min_rounds: int) -> tuple[int, ...]:
@@ -169,6 +170,7 @@ def _host(
     for done in range(1, num_rounds + 1):
         for update in scheme.updates:
             state = _update_jit(state, apply_product(product, struct, state.vector), update, shardings)
+            landed(state.vector)
         if done in looks and _settled_jit(state, tol, scheme):
             break
     return state

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
+from cljax._in_flight import landed
 from cljax._layout import Layout, layout_of
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -187,10 +188,10 @@ def _on_host(
         own = None if path is None else path.with_name(f"{path.name}.probe{index}")
         if reorthogonalize:
             state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps, known, layout)
-            rules.append(_rule(state, num_steps))
+            rules.append(landed(_rule(state, num_steps)))
         else:
             probe = _placed(_probe(keys[index, 0], op, known, layout), op, layout)
-            rules.append(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps)))
+            rules.append(landed(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps))))
         if path is not None and own is not None:
             nodes, weights = (np.stack(x) for x in zip(*rules, strict=True))
             save_arrays(path, parts, {"nodes": nodes, "weights": weights})

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from cljax._in_flight import landed
 from cljax.parallel.distributed import LostProcessError, everywhere, expect_loss, is_lost_process, is_writer, on_writer
 from cljax.parallel.preemption import StopSignal
 from cljax.training.checkpoint import Checkpoints
@@ -205,7 +206,8 @@ def _continue(
                 if last or preempted_at is not None:
                     finished = last
                     break
-                state = dataclasses.replace(state, train=run.step_fn(state.train, run.put(run.batches(step))))
+                train = landed(run.step_fn(state.train, run.put(run.batches(step))))
+                state = dataclasses.replace(state, train=train)
                 if step % _LOOK_EVERY == 0:
                     check_finite(state.train, config)
                     bar.step(step + 1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax._batch import as_batch, first_examples
 from cljax._checks import check_inexact_tree, check_key, check_positive_int, check_tol
+from cljax._in_flight import landed
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.curvature.checks import check_operator
@@ -19,7 +20,8 @@ from cljax.curvature.hessian import hessian
 from cljax.losses.objective import objective
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.eigenpairs import Eigenpairs, empty_pairs, num_guards, place_pairs
-from cljax.spectral.extremes import check_memory, check_sizes, extreme_eigenpairs
+from cljax.spectral.extreme_sizes import check_memory, check_sizes
+from cljax.spectral.extremes import extreme_eigenpairs
 from cljax.spectral.goal import CRITERIA
 from cljax.spectral.memory import Memory
 from cljax.theory.gradient_energy import gradient_energy
@@ -204,7 +206,7 @@ class Tracker:
         objective_fn = self.objective_fn
         if objective_fn is None:
             batch, objective_fn = as_batch(batch), objective(self.apply_fn, self.loss)  # type: ignore[arg-type]
-        loss, gradient, gradient_norm = _loss_and_gradient(objective_fn, params, batch)
+        loss, gradient, gradient_norm = landed(_loss_and_gradient(objective_fn, params, batch))
         product = hessian(objective_fn, params, batch, microbatch_size=self.microbatch_size)
         op = self._decayed(product)
         if preconditioner is not None:
@@ -222,11 +224,11 @@ class Tracker:
                 size = self.microbatch_size
                 gauss_op = self._decayed(gauss_newton(self.apply_fn, self.loss, params, batch, microbatch_size=size))
                 gauss, gauss_found = self._extremes(gauss_op, gauss_key, state.gauss_newton, gradient, 1, 0, cold)
-            energy = gradient_energy(self.apply_fn, self.loss, params, batch)
+            energy = landed(gradient_energy(self.apply_fn, self.loss, params, batch))
             scores = jax.eval_shape(self.apply_fn, params, batch.inputs)
             if self.structure_examples != 0 and len(scores.shape) == 2:
                 part = first_examples(batch, self.structure_examples)
-                structure = structure_extremes(self.apply_fn, self.loss, params, part)
+                structure = landed(structure_extremes(self.apply_fn, self.loss, params, part))
         record = Record(
             loss,
             gradient_norm,
@@ -241,7 +243,7 @@ class Tracker:
         if threshold is not None and self.max_top is not None:
             most = next_num_top(pairs.values[self.num_bottom :], threshold, num_top, self.num_top, self.max_top)
             tracked = jnp.full_like(tracked, most)  # on the same devices
-        kept = place_pairs(put_tracked(pairs, num_top, self.num_bottom, places), op.struct, self._memory)
+        kept = landed(place_pairs(put_tracked(pairs, num_top, self.num_bottom, places), op.struct, self._memory))
         return TrackerState(kept, gauss, state.num_measurements + 1, tracked), record
 
     @property

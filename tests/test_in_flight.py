@@ -1,0 +1,40 @@
+"""On CPU devices nothing is left in flight that could stop with what the caller starts next."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cljax import curvature, parallel, spectral
+from cljax._in_flight import landed
+
+KEY = jax.random.key(0)
+RUNS = {
+    "lanczos": lambda op, driver: spectral.lanczos(op, KEY, 20, driver=driver),
+    "extreme_eigenpairs": lambda op, driver: spectral.extreme_eigenpairs(op, KEY, max_products=20, driver=driver),
+    "diagonal": lambda op, driver: spectral.diagonal(op, KEY, max_products=20, driver=driver),
+    "xdiag": lambda op, driver: spectral.diagonal(op, KEY, method="xdiag", max_products=20, driver=driver),
+    "trace": lambda op, driver: spectral.trace(op, KEY, max_products=20, driver=driver),
+    "chebyshev_density": lambda op, driver: spectral.chebyshev_density(op, KEY, num_probes=2, degree=9, driver=driver),
+    "apply_function": lambda op, driver: spectral.apply_function(op, jnp.abs, op._args[1], 10, driver=driver),
+}
+
+
+def make(n=2**18):
+    """A matrix diag(d) + u uᵀ, whose vectors are split over eight devices: each product has a sum over all of them."""
+    split = NamedSharding(parallel.data_mesh(8), PartitionSpec("data"))
+    d, u = (jax.device_put(x.astype(np.float32), split) for x in (np.linspace(1, 2, n), np.sin(np.arange(n))))
+    return curvature.FunctionOperator(lambda v, d, u: d * v + u * (u @ v), d, d, u)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("driver", ["host", "compiled"])
+def test_nothing_is_in_flight(name, driver):
+    """Every array of the result is there when the call returns, wherever it lies."""
+    found = RUNS[name](make(), driver)
+    assert all(x.is_ready() for x in jax.tree.leaves(found) if isinstance(x, jax.Array))
+
+
+def test_traced_values_pass():
+    assert jax.jit(lambda x: landed({"x": x, "n": 3}))(jnp.ones(2))["x"].tolist() == [1, 1]
