@@ -74,8 +74,6 @@ def test_commands_have_threads_for_their_devices(env, threads):
     own = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "NPROC")
     env = {name: value for name, value in os.environ.items() if name not in own} | env
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=env)
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=clean
-    )
     assert found.stdout.strip() == threads
 
 
