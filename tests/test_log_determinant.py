@@ -157,6 +157,15 @@ def test_gradient_without_reorthogonalization_is_that_of_differences(x64):
     np.testing.assert_allclose(jax.grad(value)(0.1), expected, rtol=64 * step**2)
 
 
+def test_fewer_probes_than_the_least_never_converge():
+    """A standard error of three samples may be small by chance."""
+    found = log_determinant(MATRIX, num_probes=3, min_probes=10, tol=0.5)
+    assert found.num_probes == 3
+    assert found.standard_error <= 0.5 * abs(found.mean)
+    assert not found.converged
+    assert log_determinant(MATRIX, num_probes=3, min_probes=3, tol=0.5).converged
+
+
 def test_a_tolerance_under_vmap():
     op, shifts = operator(MATRIX), jnp.array([1.0, 3.0])
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from cljax import curvature, losses, spectral, training
+from cljax import curvature, losses, parallel, spectral, training
 from cljax.spectral.eigenpairs import empty_pairs
 from cljax.training.config import RunConfig
 from cljax.training.run import make_run
@@ -81,6 +83,23 @@ def test_the_tracked_set_grows_and_shrinks_with_what_is_above():
     structure = jax.tree.structure(tracker.init(w))
     assert jax.tree.structure(state) == structure
     assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(tracker.init(w))]
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_the_tracked_set_of_split_parameters(explicit):
+    """Places of pairs that are not tracked are split as the others are."""
+    mesh = parallel.make_mesh("data=8", explicit=explicit)
+    diagonal = jax.device_put(
+        jnp.r_[jnp.array([9.0, 8.0, 7.0]), jnp.linspace(-1, 1, 13)], NamedSharding(mesh, P("data"))
+    )
+    w = jax.device_put(jnp.ones(16), NamedSharding(mesh, P("data")))
+    tracker = training.Tracker.from_objective(quadratic, num_top=1, num_bottom=1, max_top=4, tol=1e-5)
+    with jax.set_mesh(mesh):
+        state, _ = tracker.measure(tracker.init(w), w, diagonal, jax.random.key(0), threshold=4.0)
+        state, record = tracker.measure(state, w, diagonal, jax.random.key(1), threshold=4.0)
+    np.testing.assert_allclose(record.hessian.values, [-1, 8, 9], rtol=1e-4)
+    assert state.hessian.vectors.shape == (5, 16)
+    assert state.hessian.vectors.sharding.shard_shape((5, 16)) == (5, 2)
 
 
 def test_vectors_keep_their_signs():

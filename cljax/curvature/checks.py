@@ -112,7 +112,8 @@ def check_operator(op: LinearOperator, key: jax.Array, *, tol: float | None = No
     check_is_operator("op", op)
     check_key("key", key)
     u, w = (
-        tree.random_like(k, struct) for k, struct in zip(jax.random.split(key), (op.struct, op.out_struct), strict=True)
+        tree.place_like(tree.random_like(k, struct), struct)
+        for k, struct in zip(jax.random.split(key), (op.struct, op.out_struct), strict=True)
     )
     tol = _default_tol(op, u) if tol is None else float(check_tol("tol", tol))
     found, again, scaled, back = op.mv(u), op.mv(u), op.mv(_scaled(-3.0, u)), op.T.mv(w)

@@ -210,7 +210,8 @@ def hessian(
         microbatch_size: None, or the number of examples that are differentiated at a time, on all devices together, for
             batches too large for memory. The first of ``args`` must then be a ``cljax.Batch`` and the objective the
             weighted mean of per-example losses, as of ``losses.objective``; uneven sizes are exact through the weights.
-            Where the batch is split over devices, each adds up its own part, and one sum travels for a product.
+            Where the batch is split over devices, each adds up its own part, as many examples at a time on each (the
+            size is rounded up), and one sum travels for a product.
 
     Returns:
         A symmetric operator on the space of ``params``, in their dtypes.

@@ -9,7 +9,11 @@ sends a sum for each microbatch; so it still does
   of one's own would take the whole of them on each device;
 - where the operator is made of traced arrays on Auto axes, inside of ``jit``: types do not tell where these lie. Those
   on Explicit axes do; or make the operator outside and pass it;
-- where the model or the objective names these axes itself, in a sharding constraint or a ``shard_map``.
+- where the model or the objective names these axes itself, in a sharding constraint or a ``shard_map``;
+- where the model calls back to the host and the mesh has further axes.
+
+An operator whose arrays are moved to other devices, or replaced by arrays that lie otherwise, does not know of it: make
+it anew there.
 """
 
 import dataclasses
@@ -35,7 +39,7 @@ class Microbatches:
     """How a batch is worked through; hashable, static data of an operator.
 
     Attributes:
-        size: examples of the whole batch that are differentiated at a time.
+        size: examples of the whole batch that are differentiated at a time, rounded up to as many on each device.
         mesh: None, or the devices over which the batch is split, each of which adds up its own examples.
         axes: of the mesh, over which the leading axis of the batch is split.
     """
@@ -69,8 +73,9 @@ def plan_microbatches(microbatch_size: int | None, batch: Any, others: PyTree) -
         )
     weight = batch.weight
     if weight is not None and not isinstance(weight, jax.core.Tracer | jax.ShapeDtypeStruct):
-        # weights on the host must not wait in the device's queue
-        least = float((jnp if isinstance(weight, jax.Array) else np).min(weight))
+        # weights on the host must not wait in the device's queue; those on the device are known inside of jit too
+        with jax.ensure_compile_time_eval():
+            least = float((jnp if isinstance(weight, jax.Array) else np).min(weight))
         if least < 0:
             raise ValueError(
                 "batch.weight: expected no negative weight with microbatch_size, as a microbatch whose weights cancel "
@@ -177,7 +182,8 @@ def _mapped(fn: Callable[..., PyTree], microbatches: Microbatches, batch: Batch,
         program, found = jax.make_jaxpr(mapped, return_shape=True)(batch, *args)
     except Exception:  # an error of the function itself comes back without devices
         return None
-    if any_equation(program, lambda eqn: _constrains(eqn, axes)):
+    partly = {*axes} != {name for name, size in microbatches.mesh.shape.items() if size > 1}
+    if any_equation(program, lambda eqn: _constrains(eqn, axes) or (partly and _calls_back(eqn))):
         return None
     leaves = jax.jit(jaxpr_as_fun(program), inline=True)(*jax.tree.leaves((batch, *args)))
     return jax.tree.unflatten(jax.tree.structure(found), leaves)
@@ -190,6 +196,11 @@ def _constrains(equation: Any, axes: tuple[str, ...]) -> bool:
     if not isinstance(sharding, NamedSharding) or PartitionSpec.UNCONSTRAINED in sharding.spec:
         return True
     return bool({*axes} & {*spec_names(sharding.spec)})
+
+
+def _calls_back(equation: Any) -> bool:
+    """Whether the host takes part, which a part of a mesh's axes cannot have."""
+    return equation.primitive.name.endswith("callback")
 
 
 def _placed(batch: Batch, microbatches: Microbatches) -> Batch:

@@ -59,16 +59,7 @@ def entries_mean(state: DiagonalState) -> tuple[PyTree, PyTree]:
 
 
 def entries_functional(product: Matvec, like: PyTree, state: DiagonalState) -> PyTree:
-    """The mean as a linear function of the operator, the probes held fixed: one product for each.
-
-    Args:
-        product: vector -> product, in accumulation dtypes.
-        like: pytree with the shapes of a vector.
-        state: a finished run.
-
-    Returns:
-        The mean, up to rounding.
-    """
+    """The mean as a ``held_fixed.Functional``: one product for each probe."""
 
     def term(i: jax.Array) -> PyTree:
         probe = probe_like(state.key, i, like, "rademacher")

@@ -11,7 +11,10 @@ from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
 
 Functional = Callable[[Matvec, PyTree, Any], PyTree]
-"""``(product, like, state) -> mean``, linear in ``product``; a function of a module."""
+"""``(product, like, state) -> mean`` up to rounding, linear in ``product``; a function of a module.
+
+``product`` maps vectors in accumulation dtypes, ``like`` has the shapes of one, ``state`` is that of a finished run.
+"""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

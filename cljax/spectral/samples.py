@@ -64,16 +64,7 @@ def sample_mean(state: SampleState) -> tuple[jax.Array, jax.Array]:
 
 
 def quadratic_form_functional(product: Matvec, like: PyTree, state: SampleState) -> jax.Array:
-    """The mean of the quadratic forms as a linear function of the operator, the probes held fixed.
-
-    Args:
-        product: vector -> product, in accumulation dtypes.
-        like: pytree with the shapes of a vector.
-        state: a finished run.
-
-    Returns:
-        The mean, up to rounding.
-    """
+    """The mean of the quadratic forms as a ``held_fixed.Functional``: one product for each probe."""
 
     def term(i: jax.Array) -> jax.Array:
         probe = probe_like(state.key, i, like, "rademacher")

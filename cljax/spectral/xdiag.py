@@ -93,16 +93,7 @@ def _rows(vectors: PyTree, number: int) -> list[PyTree]:
 
 
 def xdiag_functional(product: Matvec, like: PyTree, state: XDiagState) -> PyTree:
-    """The mean as a linear function of the operator, all vectors held fixed: 2 m products.
-
-    Args:
-        product: vector -> product, in accumulation dtypes.
-        like: pytree with the shapes of a vector.
-        state: a finished run.
-
-    Returns:
-        The mean, up to rounding.
-    """
+    """The mean as a ``held_fixed.Functional``: 2 m products."""
     one_out, most = leave_one_out(state, "rademacher"), state.R.shape[0]
     S, inner, core = one_out.S, one_out.inner, one_out.core(state.count)
     share = 1 / state.count.astype(S.dtype)

@@ -77,16 +77,7 @@ def _scale(state: RangeState, one_out: LeaveOneOut) -> jax.Array:
 
 
 def xtrace_functional(product: Matvec, like: PyTree, state: RangeState) -> jax.Array:
-    """The mean as a linear function of the operator, all vectors held fixed: one pass of 2 m products.
-
-    Args:
-        product: vector -> product, in accumulation dtypes.
-        like: pytree with the shapes of a vector.
-        state: a finished run.
-
-    Returns:
-        trace(A M), where M is symmetric and does not depend on the operator: the mean, up to rounding.
-    """
+    """The mean as a ``held_fixed.Functional``: one pass of 2 m products."""
     one_out = leave_one_out(state, "normal")
     share = _scale(state, one_out) / state.count
     core, inner = one_out.core(state.count), one_out.inner

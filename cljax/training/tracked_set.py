@@ -51,8 +51,8 @@ def put_tracked(pairs: Eigenpairs, num_top: int, num_bottom: int, places: int) -
         return pairs
 
     def full(x: jax.Array) -> jax.Array:
-        gap = jnp.zeros((places - num_top, *x.shape[1:]), x.dtype)
-        return jnp.concatenate([x[:num_bottom], gap, x[num_bottom:]])
+        top = jnp.pad(x[num_bottom:], [(places - num_top, 0)] + [(0, 0)] * (x.ndim - 1))  # split as x is
+        return jnp.concatenate([x[:num_bottom], top])
 
     padded = _mapped(pairs, full)
     tracked = full(jnp.ones(num_top + num_bottom, bool))
