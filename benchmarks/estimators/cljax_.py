@@ -55,22 +55,18 @@ quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reor
 
 
 @estimator(
-    "cljax Lanczos, known pairs",
+    "cljax Lanczos, search first",
     "density",
     control="budget",
-    settings="a third of the products for extreme pairs; those that are accurate are known to 1 probe with the rest",
+    settings="spectral_density with two thirds of the products for search_steps, 1 probe",
 )
-def density_known(request: Request) -> Any:
+def density_search(request: Request) -> Any:
     """Outliers have their exact weight, which is what scatters most."""
-    op, number = request.op, max(request.budget // 3, 1)
-    wanted = max(number // 3, 1)
+    op, steps = request.op, 2 * request.budget // 3
 
     def run(seed: int) -> Any:
-        search_key, key = jax.random.split(jax.random.key(seed))
-        options = {"num_top": wanted, "num_bottom": wanted, "max_products": number, "certify": False}
-        pairs = spectral.extreme_eigenpairs(op, search_key, **options).only_accurate()
-        steps = request.budget - int(pairs.num_products)
-        found = spectral.spectral_density(op, key, num_probes=1, num_steps=steps, known=pairs)
+        options = {"num_probes": 1, "search_steps": steps, "num_steps": request.budget - steps}
+        found = spectral.spectral_density(op, jax.random.key(seed), **options)
         return np.asarray(found.nodes), np.asarray(found.weights)
 
     return run

@@ -1,5 +1,7 @@
 """Spectral density by stochastic Lanczos quadrature."""
 
+import dataclasses
+import os
 from functools import partial
 from typing import Any
 
@@ -12,9 +14,11 @@ from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop
 from cljax.spectral.eigenpairs import Eigenpairs, check_start, status_names
+from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.quadrature import SpectralDensity
 from cljax.spectral.recurrence import probe_keys
 from cljax.spectral.rules import probe_rules
+from cljax.spectral.search_rule import beside, search
 
 
 def spectral_density(
@@ -25,6 +29,7 @@ def spectral_density(
     num_steps: int = 64,
     reorthogonalize: bool = True,
     known: Eigenpairs | None = None,
+    search_steps: int = 0,
     driver: Any = "auto",
 ) -> SpectralDensity:
     """Spectral density of a symmetric operator by stochastic Lanczos quadrature.
@@ -42,6 +47,11 @@ def spectral_density(
             and the probes, normal and orthogonal to their vectors, only what is left: without the noise of random
             weights at eigenvalues of great magnitude. A residual r of a pair leaves about (r / gap)² of its weight
             twice.
+        search_steps: products of a run that comes first, whose accurate extreme Ritz pairs are then known: those that
+            leave at most 0.01 of their weight twice, up to a third of ``search_steps`` at each end. The run counts as
+            one probe more of what is left, unless it gave these pairs more weight than simple eigenvalues have, or it
+            is inside of jit. Two thirds of all products and one probe are a good choice where eigenvalues stand out
+            or the spectrum falls fast, not where many are multiple.
         driver: "compiled", "host" or ``HostLoop``, or "auto", see ``lanczos``. A checkpoint file keeps the rules of
             finished probes; the run of the probe at hand is beside it, in ``PATH.probeN``, but without
             reorthogonalization, where a probe that was interrupted starts again.
@@ -52,7 +62,8 @@ def spectral_density(
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, a number is below 1, ``known`` is of another space or not
-            accurate, the driver cannot run here, or a checkpoint file is broken or that of another run.
+            accurate, both ``known`` and ``search_steps`` are given, the driver cannot run here, or a checkpoint file
+            is broken or that of another run.
         TypeError: if ``key`` is no typed key, or ``known`` no Eigenpairs.
 
     Example:
@@ -75,16 +86,32 @@ def spectral_density(
     check_key("key", key)
     chosen = choose_loop(driver, op, key)
     keys = probe_keys(key, num_probes)
-    if known is None:
+    search_steps = min(check_positive_int("search_steps", search_steps, minimum=0), dimension - 1)
+    found: Any = known
+    if search_steps:
+        if known is not None:
+            raise ValueError("search_steps: expected 0 beside known pairs; leave one of them out")
+        own = dataclasses.replace(chosen, checkpoint=_beside(chosen)) if isinstance(chosen, HostLoop) else chosen
+        found = search(own, op, probe_keys(jax.random.fold_in(key, 1), 1)[0], search_steps)
+    elif known is not None:
+        check_known(known, op)
+    if found is None:
         nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
     else:
-        check_known(known, op)
-        num_steps = min(num_steps, dimension - known.values.shape[0])
-        rules = probe_rules(
-            chosen, op, keys, num_steps, bool(reorthogonalize), tree.place_like(known.vectors, op.struct, 1)
-        )
-        nodes, weights = _with_known(*rules, known.values, dimension)
-    return SpectralDensity(nodes, weights, num_probes * num_steps, dimension, bool(reorthogonalize))
+        num_steps = min(num_steps, dimension - found.values.shape[0])
+        vectors = tree.place_like(found.vectors, op.struct, 1)
+        nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize), vectors)
+        if search_steps and not is_traced(found.simple) and bool(found.simple):
+            nodes, weights = beside(nodes, weights, *found.rule)
+        counted = found.accurate if search_steps else jnp.ones_like(found.accurate)
+        nodes, weights = _with_known(nodes, weights, found.values, counted, dimension)
+    num_products = num_probes * num_steps + search_steps
+    return SpectralDensity(nodes, weights, num_products, dimension, bool(reorthogonalize))
+
+
+def _beside(loop: HostLoop) -> Any:
+    """The file of the first run."""
+    return None if loop.checkpoint is None else f"{os.fspath(loop.checkpoint)}.search"
 
 
 def check_known(known: Any, op: LinearOperator) -> None:
@@ -109,9 +136,11 @@ def check_known(known: Any, op: LinearOperator) -> None:
 
 
 @partial(jax.jit, static_argnames="dimension")
-def _with_known(nodes: jax.Array, weights: jax.Array, values: jax.Array, dimension: int) -> tuple[jax.Array, jax.Array]:
-    """Rules with eigenvalues of weight 1/n beside their nodes, in ascending order."""
-    share = jnp.full(values.shape, 1 / dimension, weights.dtype)
+def _with_known(
+    nodes: jax.Array, weights: jax.Array, values: jax.Array, counted: jax.Array, dimension: int
+) -> tuple[jax.Array, jax.Array]:
+    """Rules with eigenvalues of weight 1/n, or 0, beside their nodes, in ascending order."""
+    share = jnp.where(counted, 1 / dimension, 0).astype(weights.dtype)
 
     def one(nodes: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         nodes = jnp.concatenate([nodes, values.astype(nodes.dtype)])

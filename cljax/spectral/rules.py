@@ -243,15 +243,22 @@ def _run(
 
 def _probe(key: jax.Array, op: LinearOperator, known: PyTree | None, layout: Layout | None) -> PyTree:
     """The unit probe of a key, orthogonal to what is known."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), op.struct)
     if known is None:
-        return one_vector(unit_probe, key, shapes)
-    return _without(one_vector(_normal_probe, key, shapes), known, layout)
+        return one_vector(unit_probe, key, _shapes(op))
+    return _without(normal_probe(key, op), known, layout)
 
 
-def _normal_probe(key: jax.Array, struct: PyTree) -> PyTree:
+def normal_probe(key: jax.Array, op: LinearOperator) -> PyTree:
     """Normal entries: the part beside some vectors has no preferred direction, so that its rules are unbiased."""
+    return one_vector(_normal, key, _shapes(op))
+
+
+def _normal(key: jax.Array, struct: PyTree) -> PyTree:
     return tree.random_like(key, jax.eval_shape(tree.to_work, struct))
+
+
+def _shapes(op: LinearOperator) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), op.struct)
 
 
 @partial(jax.jit, static_argnames="layout")

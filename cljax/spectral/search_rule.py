@@ -1,0 +1,102 @@
+"""A first Lanczos run of a density: what it finds at both ends of the spectrum, and what it says of the rest.
+
+An eigenvalue far out counts in a density by its distance, and the weight that a random probe gives it scatters by 1.4
+of itself. Once its vector is known its weight is, 1/n, and further probes need only show what is left. The run that
+found the vectors is itself a probe of what is left: its Gauss rule without the nodes of those pairs.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import tree
+from cljax._in_flight import landed
+from cljax._pytree import pytree_dataclass
+from cljax._typing import PyTree
+from cljax.curvature.base import LinearOperator
+from cljax.spectral.lanczos import tridiagonalize
+from cljax.spectral.memory import ALL
+from cljax.spectral.rules import Rule, normal_probe
+from cljax.spectral.three_term import tridiagonal_pairs
+
+LEFT = 0.01
+"""Most of a pair's weight that its residual may leave to the probes, where it would count twice."""
+
+
+@pytree_dataclass
+class Search:
+    """What a first run knows.
+
+    Attributes:
+        values: (k,), Ritz values of both ends, ascending.
+        vectors: leaves (k, *shape), orthonormal, 0 where the pair is not accurate.
+        accurate: (k,) bool.
+        rule: nodes and weights, each (m,), for all else: weights of sum 1, 0 at the nodes of accurate pairs.
+        simple: scalar bool, whether the run gave accurate pairs the weights of simple eigenvalues. Of a multiple one it
+            knows one vector and all of the weight: then the rule would lack the other copies.
+    """
+
+    values: jax.Array
+    vectors: PyTree
+    accurate: jax.Array
+    rule: Rule
+    simple: jax.Array
+
+
+def search(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> Search:
+    """Take up to a third of the Ritz pairs at each end of a Lanczos run as known, those that are accurate.
+
+    Args:
+        driver: "compiled" or a ``HostLoop``.
+        op: symmetric operator.
+        keys: (2,), of the start vector and of all else that is random.
+        num_steps: static, products, below the dimension.
+
+    Returns:
+        The pairs and the rule.
+    """
+    result = tridiagonalize(op, normal_probe(keys[0], op), keys[1], num_steps, ALL, driver)
+    coefficients, found = _ends(result.alphas, result.betas, tree.size(op.struct))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result.basis)
+    vectors = landed(_combined(result.basis, coefficients, jax.tree.map(jnp.zeros_like, shapes)))
+    return Search(vectors=tree.place_like(vectors, op.struct, leading_axes=1), **found)
+
+
+@jax.jit
+def beside(nodes: jax.Array, weights: jax.Array, own_nodes: jax.Array, own_weights: jax.Array) -> Rule:
+    """The rules of probes, (num_probes, m), and one more; the shorter ones get further nodes of weight 0."""
+    most = max(nodes.shape[1], own_nodes.shape[0])
+
+    def join(x: jax.Array, own: jax.Array, mode: str) -> jax.Array:
+        rows = (jnp.pad(y, [(0, 0), (0, most - y.shape[1])], mode=mode) for y in (x, own[None].astype(x.dtype)))
+        return jnp.concatenate(list(rows))
+
+    return join(nodes, own_nodes, "edge"), join(weights, own_weights, "constant")
+
+
+@jax.jit
+def _combined(basis: PyTree, coefficients: jax.Array, like: PyTree) -> PyTree:
+    return tree.basis_combine(basis, coefficients, like)
+
+
+@jax.jit
+def _ends(alphas: jax.Array, betas: jax.Array, dimension: int) -> tuple[jax.Array, dict[str, Any]]:
+    nodes, vectors = tridiagonal_pairs(alphas, betas)
+    num = nodes.shape[0]
+    each = min(max(num // 3, 1), num // 2)
+    ends = np.concatenate([np.arange(each), np.arange(num - each, num)])
+    gaps = jnp.diff(nodes, prepend=-jnp.inf, append=jnp.inf)
+    gap = jnp.minimum(gaps[:-1], gaps[1:])
+    accurate = jnp.zeros(num, bool).at[ends].set(True) & ((betas[-1] * vectors[-1]) ** 2 <= LEFT * gap**2)
+    weights = vectors[0] ** 2
+    rest = jnp.where(accurate, 0, weights)
+    # times n, the weights of simple eigenvalues are chi-squared: of mean 1 and variance 2 each, 5e-4 of them above 12
+    taken, count = dimension * (weights - rest), jnp.sum(accurate)
+    return jnp.where(accurate, vectors, 0).T[ends], {
+        "values": nodes[ends],
+        "accurate": accurate[ends],
+        "rule": (nodes, rest / jnp.sum(rest)),
+        "simple": (jnp.sum(taken) <= count + 3 * jnp.sqrt(2 * count) + 2) & (jnp.max(taken) <= 12),
+    }
