@@ -102,13 +102,16 @@ class Spectrum:
     """Random probes; as the run was configured where it is not given."""
     num_steps: int | None = None
     """Lanczos steps for each probe; as the run was configured where it is not given."""
+    search_steps: int = 0
+    """Products of a run that comes first and finds the outliers, which then have their exact weight."""
     devices: DevicesFlags = dataclasses.field(default_factory=Devices)
     processes: ProcessesFlags = dataclasses.field(default_factory=Processes)
 
     def run(self, console: Console) -> int:
         """Measure and plot."""
         initialize(self.processes)
-        numbers = {"step": self.step, "num_probes": self.num_probes, "num_steps": self.num_steps}
+        names = ("step", "num_probes", "num_steps", "search_steps")
+        numbers = {name: getattr(self, name) for name in names}
         for path in report_spectrum(self.run_dir, console, **numbers, **vars(self.devices)):
             console.print(f"wrote {path}", **PLAIN)
         return 0

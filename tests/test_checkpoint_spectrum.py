@@ -37,6 +37,12 @@ def test_means_and_extremes_of_both_matrices(tmp_path):
         gap = np.abs(np.array(entry["extreme_values"]) - eigenvalues[[0, -1]])
         rounding = 100 * np.finfo(np.float32).eps * np.abs(eigenvalues).max()
         assert (gap <= np.array(entry["extreme_residual_norms"]) + rounding).all()
+    found = checkpoint_spectrum(config.directory, step=8, num_probes=1, num_steps=5, search_steps=30)
+    top = found.densities["hessian"].eigenvalue_count_samples(
+        0.999 * float(found.extremes["hessian"].values[1]), np.inf
+    )
+    np.testing.assert_allclose(top, 1, rtol=1e-3)  # the search has found the greatest eigenvalue
+    assert found.densities["hessian"].num_products == 35
 
 
 def test_a_step_without_checkpoint(tmp_path):

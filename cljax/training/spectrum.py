@@ -48,6 +48,7 @@ def checkpoint_spectrum(
     step: int | None = None,
     num_probes: int | None = None,
     num_steps: int | None = None,
+    search_steps: int = 0,
     num_devices: int | None = None,
     mesh: str | None = None,
 ) -> CheckpointSpectrum:
@@ -60,6 +61,7 @@ def checkpoint_spectrum(
         step: of the checkpoint, the newest readable one where None.
         num_probes: random probes; as the run's configuration says where None.
         num_steps: Lanczos steps for each; as the run's configuration says where None.
+        search_steps: products of a run that first finds the outliers, see ``spectral_density``.
         num_devices: devices to measure with; as the run's configuration says where None.
         mesh: their axes, the same.
 
@@ -84,7 +86,8 @@ def checkpoint_spectrum(
     for name, plain in operators.items():
         op = shift(plain, config.tracked_decay)
         key, extreme_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restored.step))
-        densities[name] = host_values(spectral_density(op, key, num_probes=num_probes, num_steps=num_steps))
+        density = spectral_density(op, key, num_probes=num_probes, num_steps=num_steps, search_steps=search_steps)
+        densities[name] = host_values(density)
         extremes[name] = extreme_eigenpairs(
             op, extreme_key, num_top=1, num_bottom=1, tol=config.tol, max_products=config.max_products
         )
