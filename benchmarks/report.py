@@ -72,7 +72,7 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
                 if any(COSTS[cost](row) for row in rows)
             ]
         parts.append(_failures(rows))
-    parts += [plain_table(results) for results in everything.values() if results["benchmark"] in SUMMARIES]
+    parts += [plain_table(name, results) for name, results in everything.items() if results["benchmark"] in SUMMARIES]
     parts.append(_settings(found.values()))
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 

@@ -25,22 +25,25 @@ COLUMNS = {
 """Fields of rows by their heading."""
 
 
-def plain_table(results: Mapping[str, Any]) -> str:
+def plain_table(name: str, results: Mapping[str, Any]) -> str:
     """A table of all rows.
 
     Args:
+        name: of the file.
         results: of one of ``SUMMARIES``.
 
     Returns:
         Markdown.
     """
-    rows = results["rows"]
+    rows, problems = results["rows"], results.get("problems", {})
     shown = {key: heading for key, heading in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
     lines = ["| | | " + " | ".join(shown.values()) + " |", "|---|---|" + "---:|" * len(shown)]
     for row in rows:
         what = " ".join(part for part in (row["operator"], row.get("form", "")) if part).replace("_", "-")
-        lines.append(f"| {row['problem']} | {what} | " + " | ".join(_cell(key, row.get(key)) for key in shown) + " |")
-    return f"## {results['benchmark']}\n\n{SUMMARIES[results['benchmark']]}.\n\n" + "\n".join(lines)
+        size = problems.get(row["problem"], {}).get("batch_size")
+        problem = row["problem"] if size is None else f"{row['problem']}, {size} examples"
+        lines.append(f"| {problem} | {what} | " + " | ".join(_cell(key, row.get(key)) for key in shown) + " |")
+    return f"## {name}\n\n{SUMMARIES[results['benchmark']]}.\n\n" + "\n".join(lines)
 
 
 def _cell(key: str, value: Any) -> str:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int
+from cljax._in_flight import landed
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
@@ -146,7 +147,7 @@ def chebyshev_density(
     num_steps = (degree + 1) // 2
     moments = each_probe(chosen, op, probe_key, num_probes, chebyshev_run, num_steps, low, high)[:, : degree + 1]
     held = moments_are_of_a_density(moments, low, high)
-    return ChebyshevDensity(
+    density = ChebyshevDensity(
         chebyshev_moments=jnp.where(held, moments, jnp.nan),
         low=low,
         high=high,
@@ -154,6 +155,7 @@ def chebyshev_density(
         num_products=num_probes * num_steps + bound_products,
         dimension=dimension,
     )
+    return landed(density)
 
 
 def _check_bounds(bounds: tuple[Any, Any], struct: PyTree) -> tuple[jax.Array, jax.Array]:

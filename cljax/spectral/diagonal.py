@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from cljax import tree
+from cljax._in_flight import landed
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -112,7 +113,7 @@ def diagonal(
     mean = found.mean
     if chosen == "compiled":
         mean = with_derivative(_FUNCTIONALS[method], op, state, mean)
-    mean, error = _from_rows((mean, found.standard_error))
+    mean, error = landed(_from_rows((mean, found.standard_error)))
     return dataclasses.replace(found, mean=mean, standard_error=error)
 
 

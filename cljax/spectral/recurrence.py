@@ -44,7 +44,7 @@ def each_probe(
     """
     keys = probe_keys(key, num_probes)[:, 0]
     if driver == "compiled":
-        return _each_compiled(op, keys, args, run, num_steps, layout_of(op.struct))
+        return landed(_each_compiled(op, keys, args, run, num_steps, layout_of(op.struct)))
     product = linearized(op)
     found = []
     for k in keys:
