@@ -1,7 +1,6 @@
 """The command line of the benchmarks: run, compare, report, plan, scaling."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 from typing import Annotated
@@ -28,6 +27,7 @@ from benchmarks.store import Store
 from benchmarks.suite import run_task
 from benchmarks.tasks import TASKS
 from cljax._checks import check_positive_int
+from cljax._cpu_threads import enough_threads
 from cljax._registry import lookup
 
 BENCHMARKS = {
@@ -227,7 +227,7 @@ class Scaling:
         num_examples = check_positive_int("num_examples", self.num_examples)
         num_devices = max(bench_scaling.DEVICES)
         jax.config.update("jax_num_cpu_devices", num_devices)  # before the first use of a device
-        os.environ.setdefault("NPROC", str(4 * num_devices))  # threads, see cljax._cpu_threads
+        enough_threads(num_devices)
         bench_scaling.write(self.size, num_examples, check_positive_int("repeats", self.repeats), self.output, console)
 
 

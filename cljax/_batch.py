@@ -80,6 +80,29 @@ def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
     return jnp.sum(jnp.where(hidden, 0, full / total * losses))
 
 
+def least_weight(batch: Batch) -> float | None:
+    """The least weight of a batch, inside of jit too where it is known.
+
+    Args:
+        batch: any batch.
+
+    Returns:
+        The weight; None where there are no weights, or they are traced.
+    """
+    weight = batch.weight
+    if weight is None or isinstance(weight, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return None
+    # weights on the host must not wait in the device's queue
+    with jax.ensure_compile_time_eval():
+        return float((jnp if isinstance(weight, jax.Array) else np).min(weight))
+
+
+def no_negative_weight(batch: Batch) -> bool:
+    """Whether no weight is known to be below 0."""
+    least = least_weight(batch)
+    return least is None or least >= 0
+
+
 def without_masked_targets(batch: Batch) -> Batch:
     """The batch with 0 for every target of weight 0: a mask value such as −100 or NaN must not reach a derivative.
 

@@ -6,6 +6,8 @@ import pathlib
 import jax
 import pytest
 
+from cljax._cpu_threads import enough_threads
+
 _FLAGS = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_force_host_platform_device_count=8",
@@ -17,7 +19,7 @@ _FLAGS = [
 if jax.__version_info__ < (0, 11):  # an unknown flag is fatal, and later versions do not know this one
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
-os.environ.setdefault("NPROC", "32")  # threads: with one for each device, collectives may wait for ever
+enough_threads()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -47,9 +47,9 @@ def test_unbiased_and_errors_calibrated(name, method):
     # 2 standard errors of a few skewed samples hold in 87 to 99 of 100 cases; within the binomial 0.1 % points of that
     inside = np.sum(np.abs(errors) <= 2 * np.asarray(found.standard_error))
     assert binom.ppf(1e-3, num, 0.87) <= inside <= num
-    # the mean square of the standard errors is the variance, for "xtrace" up to the factor it allows for
+    # the mean square of the standard errors is the variance, for "xtrace" up to the factors it allows for
     ratio = np.mean(np.asarray(found.standard_error, np.float64) ** 2) / errors.var()
-    assert 0.7 <= ratio <= (1.4 if method == "hutchinson" else 2.6)
+    assert 0.7 <= ratio <= (1.4 if method == "hutchinson" else 2.6 / (1 - 20 / N))
 
 
 @pytest.mark.parametrize(("name", "factor"), [("exponential", 100), ("polynomial", 30)])

@@ -3,7 +3,7 @@
 import jax
 
 from cljax import tree
-from cljax._batch import Batch, as_batch
+from cljax._batch import Batch, as_batch, no_negative_weight
 from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree
@@ -38,7 +38,7 @@ class ChunkedGaussNewton(LinearOperator):
     @property
     def positive_semidefinite(self) -> bool:
         """As for ``GaussNewton``."""
-        return as_fenchel_young(self.objective.loss) is not None
+        return as_fenchel_young(self.objective.loss) is not None and no_negative_weight(self.batch)
 
     @highest_precision
     def linearize(self) -> Matvec:

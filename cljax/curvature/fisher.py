@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._batch import Batch, as_batch, expand_weight
+from cljax._batch import Batch, as_batch, expand_weight, no_negative_weight
 from cljax._checks import check_inexact_tree, check_key, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
@@ -78,8 +78,8 @@ class SampledFisher(LinearOperator):
 
     @property
     def positive_semidefinite(self) -> bool:
-        """True; no weight is taken to be below 0."""
-        return True
+        """Whether no weight is known to be below 0."""
+        return no_negative_weight(self.batch)
 
     @highest_precision
     def linearize(self) -> Matvec:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._batch import Batch, as_batch, expand_weight
+from cljax._batch import Batch, as_batch, expand_weight, no_negative_weight
 from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
@@ -41,8 +41,8 @@ class GaussNewton(LinearOperator):
 
     @property
     def positive_semidefinite(self) -> bool:
-        """Whether the loss is a Fenchel-Young loss, convex in the scores; no weight is taken to be below 0."""
-        return as_fenchel_young(self.loss) is not None
+        """Whether the loss is a Fenchel-Young loss, convex in the scores, and no weight is known to be below 0."""
+        return as_fenchel_young(self.loss) is not None and no_negative_weight(self.batch)
 
     @highest_precision
     def linearize(self) -> Matvec:

@@ -27,7 +27,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cljax import tree
-from cljax._batch import Batch, split_batch, without_masked_targets
+from cljax._batch import Batch, least_weight, no_negative_weight, split_batch, without_masked_targets
 from cljax._checks import check_positive_int
 from cljax._layout import spec_entry, spec_names
 from cljax._typing import PyTree, Scalar
@@ -71,16 +71,11 @@ def plan_microbatches(microbatch_size: int | None, batch: Any, others: PyTree) -
             f"microbatch_size: expected a cljax.Batch as the first argument after params, got {type(batch).__name__}; "
             "wrap inputs and targets as cljax.Batch(inputs, targets)"
         )
-    weight = batch.weight
-    if weight is not None and not isinstance(weight, jax.core.Tracer | jax.ShapeDtypeStruct):
-        # weights on the host must not wait in the device's queue; those on the device are known inside of jit too
-        with jax.ensure_compile_time_eval():
-            least = float((jnp if isinstance(weight, jax.Array) else np).min(weight))
-        if least < 0:
-            raise ValueError(
-                "batch.weight: expected no negative weight with microbatch_size, as a microbatch whose weights cancel "
-                f"has no mean, got {least}; use microbatch_size=None"
-            )
+    if not no_negative_weight(batch):
+        raise ValueError(
+            "batch.weight: expected no negative weight with microbatch_size, as a microbatch whose weights cancel "
+            f"has no mean, got {least_weight(batch)}; use microbatch_size=None"
+        )
     return Microbatches(check_positive_int("microbatch_size", microbatch_size), *_split(batch, others))
 
 
@@ -199,8 +194,8 @@ def _constrains(equation: Any, axes: tuple[str, ...]) -> bool:
 
 
 def _calls_back(equation: Any) -> bool:
-    """Whether the host takes part, which a part of a mesh's axes cannot have."""
-    return equation.primitive.name.endswith("callback")
+    """Whether the host gives or takes arrays, which JAX does not lower where a part of the axes is mapped."""
+    return equation.primitive.name in ("pure_callback", "io_callback")
 
 
 def _placed(batch: Batch, microbatches: Microbatches) -> Batch:

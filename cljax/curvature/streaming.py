@@ -12,6 +12,7 @@ import numpy as np
 
 from cljax import tree
 from cljax._batch import Batch, pad_batch
+from cljax._in_flight import landed
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
@@ -109,12 +110,12 @@ def _mean(fn: Callable[[Batch], PyTree], stream: _Stream) -> PyTree:
         value = fn(batch)
         if total is None:
             total = tree.zeros_like(tree.to_work(value))
-        total, done = _add(total, value, share)
+        total, done = landed(_add(total, value, share))
         weight += share
         in_flight.append(done)
         if len(in_flight) > _IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
-    return _divide(total, weight)
+    return landed(_divide(total, weight))
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -18,7 +18,7 @@ from cljax.spectral.diagonal_samples import diagonal_start, entries_functional, 
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.estimate import Estimate
 from cljax.spectral.held_fixed import with_derivative
-from cljax.spectral.range_basis import LARGEST_BASIS, basis_bytes, extend_basis
+from cljax.spectral.range_basis import LARGEST_BASIS, LEAST_PROBES, basis_bytes, extend_basis
 from cljax.spectral.rounds import Scheme, check_arguments, first_probe, run_rounds
 from cljax.spectral.xdiag import keep_image, xdiag_functional, xdiag_mean, xdiag_start
 
@@ -62,7 +62,8 @@ def diagonal(
         method: "hutchinson"; "xdiag"; or "auto", the second where its vectors take at most 1 GiB, over all devices.
         tol: None to use all products, or the ‖standard_error‖, relative to the ‖mean‖, at which to stop.
         max_products: static, most products; "xdiag" takes 2 for each probe and never more than 2n, "hutchinson" 1.
-        min_probes: static, probes before the first look at the standard error, at least 2.
+        min_probes: static, probes before the first look at the standard error, at least 2, and 4 for "xdiag", whose
+            first estimates are nearly the same.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 
@@ -107,7 +108,7 @@ def diagonal(
         start = diagonal_start(vector, probe_key, most)
     else:
         spanning = max(tree.size(op.struct), 2)  # so many probes mostly span the space
-        most, min_probes = min(half, spanning), min(min_probes, spanning)
+        most, min_probes = min(half, spanning), max(min_probes, LEAST_PROBES)
         start = xdiag_start(vector, probe_key, most, tree.is_replicated(vector))
     state, found = run_rounds(chosen, fixed, start, _SCHEMES[method], tol, most, min_probes)
     mean = found.mean

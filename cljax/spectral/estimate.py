@@ -16,7 +16,8 @@ class Estimate:
 
     Attributes:
         mean: the estimate: a scalar or, of a diagonal, a pytree like the operator's vectors; float32 at least.
-        standard_error: like ``mean``, not below its rounding, eps·|mean|; NaN where it cannot be known, from one probe.
+        standard_error: like ``mean``, not below its rounding, eps·|mean| or of a trace that cancels more; NaN where it
+            cannot be known, from one probe, or from two that leave each other out.
         num_products: int32 scalar, products used.
         num_probes: int32 scalar, independent random vectors used.
         converged: bool scalar, whether there was a tolerance and ‖standard_error‖ ≤ tol·‖mean‖ after at least

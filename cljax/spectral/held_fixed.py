@@ -11,7 +11,9 @@ from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
 
 Functional = Callable[[Matvec, PyTree, Any], PyTree]
-"""``(product, like, state) -> mean`` up to rounding, linear in ``product``; a function of a module.
+"""``(product, like, state) -> estimate``, unbiased and linear in ``product``; a function of a module.
+
+The mean of the run itself up to rounding, but for a mean that is no linear function of the operator.
 
 ``product`` maps vectors in accumulation dtypes, ``like`` has the shapes of one, ``state`` is that of a finished run.
 """

@@ -40,6 +40,9 @@ class RangeState:
 LARGEST_BASIS = 2**30
 """Bytes of bases that an estimator may take by itself, over all devices."""
 
+LEAST_PROBES = 4
+"""Before a standard error says anything: two estimates that each leave out the other's probe may be the same number."""
+
 _HIGHEST = jax.lax.Precision.HIGHEST
 State = TypeVar("State", bound=RangeState)
 

@@ -59,7 +59,7 @@ def probe_rules(
         ValueError: if a file of the loop is broken, or that of another run.
     """
     if driver == "compiled":
-        return _compiled(op, keys, known, num_steps, reorthogonalize, layout_of(op.struct))
+        return landed(_compiled(op, keys, known, num_steps, reorthogonalize, layout_of(op.struct)))
     rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize, known))
     nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
     return nodes, weights
@@ -100,7 +100,7 @@ def estimate_from_rules(
     count: Any = 0
     if driver == "compiled":
         options = {"num_steps": num_steps, "reorthogonalize": reorthogonalize, "layout": layout_of(op.struct)}
-        samples, count = _until(op, keys, jnp.asarray(tol), args, sample=sample, looks=looks, **options)
+        samples, count = landed(_until(op, keys, jnp.asarray(tol), args, sample=sample, looks=looks, **options))
     else:
         samples = jnp.zeros(num_probes, jnp.result_type(*jax.tree.leaves(op.struct), jnp.float32))
         for nodes, weights in _on_host(driver, op, keys, num_steps, reorthogonalize):

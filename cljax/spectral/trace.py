@@ -16,7 +16,7 @@ from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import choose_driver
 from cljax.spectral.estimate import Estimate
 from cljax.spectral.held_fixed import with_derivative
-from cljax.spectral.range_basis import LARGEST_BASIS, basis_bytes, extend_basis
+from cljax.spectral.range_basis import LARGEST_BASIS, LEAST_PROBES, basis_bytes, extend_basis
 from cljax.spectral.rounds import Scheme, check_arguments, first_probe, run_rounds
 from cljax.spectral.samples import quadratic_form_functional, sample_mean, sample_start, take_quadratic_form
 from cljax.spectral.xnystrace import nystrom_mean, nystrom_start, take_product
@@ -58,12 +58,12 @@ def trace(
 
     "xnystrace" is for positive semidefinite operators, and spends all of its products on both at once: what is left is
     that after max_products eigenvalues. It holds a basis of max_products vectors. Where rounded products show an
-    eigenvalue below 0, the mean is NaN; an eigenvalue below 0 that does not show costs accuracy, as the standard error
-    then says, and no bias.
+    eigenvalue below 0 of some size, the mean is NaN; one that is small or does not show costs accuracy, as the
+    standard error then says, and no bias.
 
     Under differentiation the mean is a function of the arrays in ``op`` with probes, basis and their number held
-    fixed: its gradient is an unbiased estimate of that of the trace, at the price of as many products again. The
-    standard error has no derivative.
+    fixed, for "xnystrace" the mean of "xtrace" on its probes. The gradient is an unbiased estimate of that of the
+    trace, at the price of as many products again, twice as many for "xnystrace". The standard error has no derivative.
 
     Args:
         op: symmetric operator on n-dimensional vectors.
@@ -76,14 +76,15 @@ def trace(
         max_products: static, most products; "xtrace" takes 2 for each probe and never more than 2n, which are exact,
             "xnystrace" 1 and never more than n, which are not.
         min_probes: static, probes before the first look at the standard error, at least 2: that of few probes is
-            itself uncertain, by √(1/2k) of its size for k normal samples, and a lucky one would stop the run.
+            itself uncertain, by √(1/2k) of its size for k normal samples, and a lucky one would stop the run. At
+            least 4 for "xnystrace", whose first estimates are nearly the same number.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 
     Returns:
         Mean, standard error, and whether the tolerance was met. The estimates that "xtrace" and
-        "xnystrace" average are not independent: the standard error allows for that, in "xtrace" by a factor √2, which
-        is more than flat spectra need and about what others do, in "xnystrace" with the spread of the means that the
+        "xnystrace" average are not independent: the standard error allows for that, in "xtrace" by a factor √2, and
+        more with probes of a number near n, in "xnystrace" with the spread of the means that the
         run would have had without one probe. NaN in the operator gives NaN.
 
     Raises:
@@ -122,10 +123,12 @@ def trace(
         start = sample_start(vector, probe_key, most)
     else:
         spanning = max(tree.size(op.struct), 2)  # so many probes span the space
-        most, min_probes, flatten = min(most, spanning), min(min_probes, spanning), tree.is_replicated(vector)
+        most, flatten = min(most, spanning), tree.is_replicated(vector)
         if method == "xtrace":
+            min_probes = min(min_probes, spanning)  # which are exact
             start = xtrace_start(vector, probe_key, most, flatten)
         else:
+            min_probes = max(min_probes, LEAST_PROBES)
             rounding = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(op.struct))
             start = nystrom_start(vector, probe_key, most, flatten, rounding)
     state, estimate = run_rounds(chosen, fixed, start, _SCHEMES[method], tol, most, min_probes)

@@ -56,13 +56,14 @@ def keep_image(state: XDiagState, product: PyTree) -> XDiagState:
 def xdiag_mean(state: XDiagState) -> tuple[PyTree, PyTree]:
     """The mean of the m estimates and its standard error, widened by √2 as for ``xtrace_mean``.
 
-    Measured ratios of variances, over flat, polynomial and exponential spectra and such with outliers, are 1.0 to 1.8.
+    Measured ratios of standard errors to what they estimate are 0.86 to 1.5 from 10 probes on, over flat, polynomial
+    and exponential spectra and such with outliers, 0.7 to 0.9 with 3 to 6 probes.
 
     Args:
         state: after at least one probe.
 
     Returns:
-        Vectors.
+        Vectors; the error of two estimates is NaN: where the spectrum is flat both are the same, right or wrong.
     """
     one_out, like = leave_one_out(state, "rademacher"), state.vector
     S, G = one_out.S, one_out.inner
@@ -85,7 +86,12 @@ def xdiag_mean(state: XDiagState) -> tuple[PyTree, PyTree]:
     common, own = jax.lax.fori_loop(0, state.count, add, (tree.zeros_like(like), running_start(like)))
     mean = tree.add(common, own.mean)
     widened = tree.scale(math.sqrt(2), own.error())
-    return mean, jax.tree.map(lambda e, x: jnp.maximum(e, jnp.finfo(x.dtype).eps * jnp.abs(x)), widened, mean)
+    known = state.count > 2
+
+    def floor(error: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.where(known, jnp.maximum(error, jnp.finfo(x.dtype).eps * jnp.abs(x)), jnp.nan)
+
+    return mean, jax.tree.map(floor, widened, mean)
 
 
 def _rows(vectors: PyTree, number: int) -> list[PyTree]:

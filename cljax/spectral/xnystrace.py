@@ -6,7 +6,8 @@ i-th column of L⁻¹, leaving probe i out takes the rank-one part of tᵢ out o
 symmetric, entries of M are products of a new probe with what is there, and of Y = Q R one basis is kept.
 
 M is solved with a small multiple of I added to it. The estimate stays unbiased, whatever the multiple: that of A − K is
-then 1 / ‖tᵢ‖² less the multiple.
+then 1 / ‖tᵢ‖² less the multiple. So it can follow what M shows: products may be rounded far more coarsely than their
+dtype says, by a model that computes in bfloat16 inside, or by the cancellations of a confident softmax.
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from cljax.spectral.range_basis import RangeState, extend_basis, range_start
 from cljax.spectral.rounds import probe_like
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+LARGEST_ROUNDING = 0.1
+"""Most that an eigenvalue of M below 0 can be, in units of M's greatest entry, to be taken for rounding."""
 
 
 @pytree_dataclass
@@ -84,15 +87,18 @@ def nystrom_mean(state: NystromState) -> tuple[jax.Array, jax.Array]:
         state: after at least one probe.
 
     Returns:
-        Scalars; NaN where M has an eigenvalue below 0 beyond rounding, and the operator with it.
+        Scalars; NaN where M has an eigenvalue below −``LARGEST_ROUNDING``, and the operator one below 0. The error of
+        two estimates is NaN: where the spectrum is flat both are the same number, right or wrong.
     """
     capacity, dtype = state.M.shape[0], state.M.dtype
     greatest = jnp.max(jnp.abs(state.M))
     unit = jnp.where(greatest == 0, 1, greatest)
     # in units of the greatest entry: roundings make a random matrix of norm √m eps; with 1 for 4 some M of rank 1 fail
     number = state.count.astype(dtype)
-    added = 4 * jnp.sqrt(number) * (state.rounding + jnp.finfo(dtype).eps)
     used = jnp.arange(capacity) < state.count
+    below = -jnp.linalg.eigvalsh(state.M / unit)[0]  # of places that are not used: 0
+    added = 4 * jnp.maximum(jnp.sqrt(number) * (state.rounding + jnp.finfo(dtype).eps), below)
+    added = jnp.where(below <= LARGEST_ROUNDING, added, jnp.nan)
     lower = jnp.linalg.cholesky(state.M / unit + jnp.diag(jnp.where(used, added, 1)))
     inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(capacity, dtype=dtype), lower=True)
     factor = jax.scipy.linalg.solve_triangular(lower, state.R.T / unit, lower=True).T
@@ -113,4 +119,5 @@ def nystrom_mean(state: NystromState) -> tuple[jax.Array, jax.Array]:
     mean, error = mean_and_error(estimates(inverse, images, whole), state.count)
     # √((m − 1)/m Σ (mean without one probe − their mean)²)
     jackknife = (number - 1) * mean_and_error(jax.lax.map(mean_without, jnp.arange(capacity)), state.count)[1]
-    return greatest * mean, greatest * jnp.sqrt(error * jackknife)
+    error = jnp.where(state.count > 2, jnp.sqrt(error * jackknife), jnp.nan)
+    return greatest * mean, greatest * error

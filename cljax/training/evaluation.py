@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax._batch import Batch, expand_weight
+from cljax._in_flight import landed
 from cljax._typing import ApplyFn, LossFn, PyTree
 from cljax.parallel.mesh import batch_rows, num_shares, shard_batch
 from cljax.training.batches import padded_batch
@@ -56,7 +57,7 @@ def evaluate(apply_fn: ApplyFn, loss: LossFn, params: PyTree, batches: list[Batc
     Returns:
         Mean loss, and the share of examples or tokens whose greatest score is at the label; NaN scores count as wrong.
     """
-    sums = [_sums(apply_fn, loss, params, batch) for batch in batches]
+    sums = [landed(_sums(apply_fn, loss, params, batch)) for batch in batches]
     loss_sum, correct, count = (sum(float(x) for x in column) for column in zip(*sums, strict=True))
     return loss_sum / count, correct / count
 
