@@ -22,7 +22,8 @@ def landed(result: Any) -> Any:
     """
     leaves = [x for x in jax.tree.leaves(result) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
     shared = [x for x in leaves if len(x.sharding.addressable_devices) > 1 and _on_cpu(x)]
-    jax.block_until_ready(shared)
+    if shared:
+        jax.block_until_ready(shared)
     return result
 
 
