@@ -106,7 +106,7 @@ class Run:
     """Folder of the results, one JSON file a suite, or for one suite the file; benchmarks/results/BACKEND-SIZE where it
     is not given."""
     overwrite: bool = False
-    """Measure again what is there."""
+    """Measure again what is there, of the problems asked for; the others stay."""
 
     def run(self, console: Console) -> None:
         """Check everything, measure, write."""

@@ -17,22 +17,25 @@ class Store:
         path: the file; read where it exists.
         benchmark: name of the suite.
         settings: what else goes into a new file, such as the size.
-        overwrite: start anew.
+        overwrite: measure groups again that are there, and keep the others; replace a file of another suite or size.
 
     Raises:
-        ValueError: if the file is one of another suite or size.
+        ValueError: if the file is one of another suite or size, and is not to be replaced.
     """
 
     def __init__(self, path: pathlib.Path, benchmark: str, settings: Mapping[str, Any], overwrite: bool) -> None:
         self.path = path
         self._results: dict[str, Any] = {"format": FORMAT, "benchmark": benchmark, **settings}
-        self._results |= {"environment": environment(), "problems": {}, "rows": []}
-        if path.exists() and not overwrite:
-            found = read_results(path)
-            for key, value in {"benchmark": benchmark, **settings}.items():
-                if found.get(key, value) != value:
-                    raise ValueError(f"output: expected a file of {key} {value!r}, got {found[key]!r} in {path}")
-            self._results = found
+        self._environment = environment()
+        self._results |= {"environment": self._environment, "problems": {}, "rows": []}
+        self._overwrite, self._measured = overwrite, set[str]()
+        if path.exists():
+            found, wanted = read_results(path), {"benchmark": benchmark, **settings}
+            other = [key for key, value in wanted.items() if found.get(key, value) != value]
+            if other and not overwrite:
+                key = other[0]
+                raise ValueError(f"output: expected a file of {key} {wanted[key]!r}, got {found[key]!r} in {path}")
+            self._results = self._results if other else found
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -49,6 +52,8 @@ class Store:
         Returns:
             Whether there is nothing to measure.
         """
+        if self._overwrite and group not in self._measured:
+            return False
         found = {row.get("estimator"): row.get("version") for row in self.rows if _group(row) == group}
         return bool(found) and all(name in found and found[name] == version for name, version in versions.items())
 
@@ -61,7 +66,7 @@ class Store:
         Returns:
             The configuration.
         """
-        return self._results["problems"].get(problem)
+        return None if self._overwrite else self._results["problems"].get(problem)
 
     def put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace a group and write the file, at once or not at all.
@@ -72,7 +77,10 @@ class Store:
             config: what it was made of.
             rows: of the group.
         """
+        self._measured.add(group)
         kept = [row for row in self.rows if _group(row) != group]
+        if all(_group(row) in self._measured for row in kept):
+            self._results["environment"] = self._environment
         self._results["rows"] = kept + [{"group": group, **row} for row in rows]
         self._results["problems"][problem] = config
         write_results(self.path, self._results)

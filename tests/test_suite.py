@@ -206,6 +206,12 @@ def test_a_file_grows_and_what_is_there_is_kept(tmp_path):
     with pytest.raises(ValueError, match="size"):
         Store(path, "extremes", {"size": "small"}, False)
     assert Store(path, "extremes", {"size": "small"}, True).rows == []
+    # what is measured again replaces its own group alone
+    store = Store(path, "extremes", {"size": "tiny"}, True)
+    assert not store.has("b", {"x": "1"})
+    store.put("b", "b", {"dimension": 4}, [row | {"problem": "b", "version": "3"}])
+    assert store.has("b", {"x": "3"})
+    assert [(r["group"], r["version"]) for r in harness.read_results(path)["rows"]] == [("a", "2"), ("b", "3")]
 
 
 def test_a_users_file(tmp_path, capsys):

@@ -13,6 +13,8 @@ QUESTIONS = {
     "both ends": {"num_top": 1, "num_bottom": 1},
 }
 BOTH = ("indefinite", "mlp end", "lenet end")
+FEW = (6, 8, 10, 12, 16, 20, 30, 50)
+"""Budgets where one eigenvalue, or one at each end, is wanted."""
 
 
 def _groups(size: str) -> list[Group]:
@@ -26,7 +28,8 @@ def _groups(size: str) -> list[Group]:
     for name, make in matrices(size, ("outliers", "indefinite", "polynomial")) + networks(size, *others):
         for setting, options in QUESTIONS.items():
             if setting == "top 5" or name in BOTH:
-                found.append(Group(name, make, setting, options))
+                few = None if setting == "top 5" or size == "tiny" else FEW
+                found.append(Group(name, make, setting, options, budgets=few))
     return found
 
 
