@@ -114,6 +114,16 @@ def test_nan_stays_nan():
     assert np.isnan(density(np.full((N, N), np.nan)).nodes).all()
 
 
+@pytest.mark.parametrize("values", [np.ones(3), np.ones(8), np.zeros(8), np.r_[1.0, 1, 2], np.r_[5.0, np.zeros(7)]])
+def test_runs_that_find_all_that_their_start_has(values):
+    """Then nothing is left of which their rule could say anything."""
+    for steps in (2, 6):
+        found = density(random_symmetric(values), num_probes=2, num_steps=5, search_steps=steps)
+        np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-5)
+        assert found.nodes.shape[0] == 2
+        assert np.isfinite(found.nodes).all()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_small_spaces(n):
     found = density(random_symmetric(np.arange(1.0, n + 1)), num_steps=5, search_steps=9)

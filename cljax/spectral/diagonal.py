@@ -63,7 +63,7 @@ def diagonal(
         tol: None to use all products, or the ‖standard_error‖, relative to the ‖mean‖, at which to stop.
         max_products: static, most products; "xdiag" takes 2 for each probe and never more than 2n, "hutchinson" 1.
         min_probes: static, probes before the first look at the standard error, at least 2, and 4 for "xdiag", whose
-            first estimates are nearly the same.
+            first estimates are nearly the same: fewer never converge.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 

@@ -5,6 +5,7 @@ of itself. Once its vector is known its weight is, 1/n, and further probes need 
 found the vectors is itself a probe of what is left: its Gauss rule without the nodes of those pairs.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -81,7 +82,7 @@ def _combined(basis: PyTree, coefficients: jax.Array, like: PyTree) -> PyTree:
     return tree.basis_combine(basis, coefficients, like)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="dimension")
 def _ends(alphas: jax.Array, betas: jax.Array, dimension: int) -> tuple[jax.Array, dict[str, Any]]:
     nodes, vectors = tridiagonal_pairs(alphas, betas)
     num = nodes.shape[0]
@@ -93,10 +94,12 @@ def _ends(alphas: jax.Array, betas: jax.Array, dimension: int) -> tuple[jax.Arra
     weights = vectors[0] ** 2
     rest = jnp.where(accurate, 0, weights)
     # times n, the weights of simple eigenvalues are chi-squared: of mean 1 and variance 2 each, 5e-4 of them above 12
-    taken, count = dimension * (weights - rest), jnp.sum(accurate)
+    taken, count = float(dimension) * (weights - rest), jnp.sum(accurate)
+    total = jnp.sum(rest)
+    left = total > jnp.sqrt(jnp.finfo(total.dtype).eps)  # else the run has found all that its start has
     return jnp.where(accurate, vectors, 0).T[ends], {
         "values": nodes[ends],
         "accurate": accurate[ends],
-        "rule": (nodes, rest / jnp.sum(rest)),
-        "simple": (jnp.sum(taken) <= count + 3 * jnp.sqrt(2 * count) + 2) & (jnp.max(taken) <= 12),
+        "rule": (nodes, rest / jnp.where(left, total, 1)),
+        "simple": left & (jnp.sum(taken) <= count + 3 * jnp.sqrt(2 * count) + 2) & (jnp.max(taken) <= 12),
     }

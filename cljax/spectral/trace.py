@@ -77,7 +77,7 @@ def trace(
             "xnystrace" 1 and never more than n, which are not.
         min_probes: static, probes before the first look at the standard error, at least 2: that of few probes is
             itself uncertain, by √(1/2k) of its size for k normal samples, and a lucky one would stop the run. At
-            least 4 for "xnystrace", whose first estimates are nearly the same number.
+            least 4 for "xnystrace", whose first estimates are nearly the same number: fewer never converge.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" (a loop of compiled steps), or
             "auto".
 

@@ -75,13 +75,14 @@ def xtrace_mean(state: XTraceState) -> tuple[jax.Array, jax.Array]:
 
 
 def _scale(state: RangeState, one_out: LeaveOneOut) -> jax.Array:
-    """(m,), dimension of the complement over ‖(I − Pᵢ) ωᵢ‖²; 0 where the basis has the whole range of A."""
-    # it has as soon as one column depends on those before it: what A has outside is then rounding, and so may be what
-    # a probe has there, by whose square it would be divided
+    """(m,), dimension of the complement over ‖(I − Pᵢ) ωᵢ‖²; 0 where a probe has nothing there but rounding."""
     left_out = jnp.any(one_out.S != 0, axis=1)
     complement = (tree.size(state.vector) - one_out.rank + left_out).astype(state.R.dtype)
     length = one_out.outside + one_out.sigma**2
-    more = (complement > 0) & (length != 0) & (one_out.rank >= state.count)
+    # the length is chi-squared, of mean the complement. Where a column depends on those before it, what A has outside
+    # may be rounding: divided by a length by chance near 0, as of a complement of few dimensions, it would be no more
+    usual = (one_out.rank >= state.count) | (length >= 0.05 * complement)
+    more = (complement > 0) & (length != 0) & usual
     return jnp.where(more, complement / jnp.where(length == 0, 1, length), 0)
 
 
