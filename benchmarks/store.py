@@ -81,6 +81,7 @@ class Store:
         kept = [row for row in self.rows if _group(row) != group]
         if all(_group(row) in self._measured for row in kept):
             self._results["environment"] = self._environment
+            self._results.pop("note", None)
         self._results["rows"] = kept + [{"group": group, **row} for row in rows]
         self._results["problems"][problem] = config
         write_results(self.path, self._results)

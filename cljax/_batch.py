@@ -98,9 +98,9 @@ def least_weight(batch: Batch) -> float | None:
 
 
 def no_negative_weight(batch: Batch) -> bool:
-    """Whether no weight is known to be below 0."""
+    """Whether no weight is known to be below 0; NaN is not."""
     least = least_weight(batch)
-    return least is None or least >= 0
+    return least is None or not least < 0
 
 
 def without_masked_targets(batch: Batch) -> Batch:

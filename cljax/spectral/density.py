@@ -1,7 +1,5 @@
 """Spectral density by stochastic Lanczos quadrature."""
 
-import dataclasses
-import os
 from functools import partial
 from typing import Any
 
@@ -14,11 +12,10 @@ from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop
 from cljax.spectral.eigenpairs import Eigenpairs, check_start, status_names
-from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.quadrature import SpectralDensity
 from cljax.spectral.recurrence import probe_keys
 from cljax.spectral.rules import probe_rules
-from cljax.spectral.search_rule import beside, search
+from cljax.spectral.search_rule import Known, beside, search
 
 
 def spectral_density(
@@ -89,31 +86,25 @@ def spectral_density(
     chosen = choose_loop(driver, op, key)
     keys = probe_keys(key, num_probes)
     search_steps = min(check_positive_int("search_steps", search_steps, minimum=0), dimension - 1)
-    found: Any = known
+    found = None
     if search_steps:
         if known is not None:
             raise ValueError("search_steps: expected 0 beside known pairs; leave one of them out")
-        own = dataclasses.replace(chosen, checkpoint=_beside(chosen)) if isinstance(chosen, HostLoop) else chosen
-        found = search(own, op, probe_keys(jax.random.fold_in(key, 1), 1)[0], search_steps)
+        found = search(chosen, op, probe_keys(jax.random.fold_in(key, 1), 1)[0], search_steps)
     elif known is not None:
         check_known(known, op)
+        vectors = tree.place_like(known.vectors, op.struct, 1)
+        found = Known(known.values, vectors, jnp.ones_like(known.accurate))
     if found is None:
         nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
     else:
         num_steps = min(num_steps, dimension - found.values.shape[0])
-        vectors = tree.place_like(found.vectors, op.struct, 1)
-        nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize), vectors)
-        if search_steps and not is_traced(found.simple) and bool(found.simple):
+        nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize), found.vectors)
+        if found.rule is not None:
             nodes, weights = beside(nodes, weights, *found.rule)
-        counted = found.accurate if search_steps else jnp.ones_like(found.accurate)
-        nodes, weights = _with_known(nodes, weights, found.values, counted, dimension)
+        nodes, weights = _with_known(nodes, weights, found.values, found.counted, dimension)
     num_products = num_probes * num_steps + search_steps
     return SpectralDensity(nodes, weights, num_products, dimension, bool(reorthogonalize))
-
-
-def _beside(loop: HostLoop) -> Any:
-    """The file of the first run."""
-    return None if loop.checkpoint is None else f"{os.fspath(loop.checkpoint)}.search"
 
 
 def check_known(known: Any, op: LinearOperator) -> None:

@@ -5,6 +5,8 @@ of itself. Once its vector is known its weight is, 1/n, and further probes need 
 found the vectors is itself a probe of what is left: its Gauss rule without the nodes of those pairs.
 """
 
+import dataclasses
+import pathlib
 from functools import partial
 from typing import Any
 
@@ -14,9 +16,10 @@ import numpy as np
 
 from cljax import tree
 from cljax._in_flight import landed
-from cljax._pytree import pytree_dataclass
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
+from cljax.spectral.differentiable import is_traced
+from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.lanczos import tridiagonalize
 from cljax.spectral.memory import ALL
 from cljax.spectral.rules import Rule, normal_probe
@@ -26,43 +29,42 @@ LEFT = 0.01
 """Most of a pair's weight that its residual may leave to the probes, where it would count twice."""
 
 
-@pytree_dataclass
-class Search:
-    """What a first run knows.
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Pairs that probes shall leave out, and what else is known of what is left.
 
     Attributes:
-        values: (k,), Ritz values of both ends, ascending.
-        vectors: leaves (k, *shape), orthonormal, 0 where the pair is not accurate.
-        accurate: (k,) bool.
-        rule: nodes and weights, each (m,), for all else: weights of sum 1, 0 at the nodes of accurate pairs.
-        simple: scalar bool, whether the run gave accurate pairs the weights of simple eigenvalues. Of a multiple one it
-            knows one vector and all of the weight: then the rule would lack the other copies.
+        values: (k,), ascending.
+        vectors: leaves (k, *shape), orthonormal, or 0 for a pair that does not count.
+        counted: (k,) bool, the pairs that do.
+        rule: None, or nodes and weights, each (m,), for what is left: of sum 1.
     """
 
     values: jax.Array
     vectors: PyTree
-    accurate: jax.Array
-    rule: Rule
-    simple: jax.Array
+    counted: jax.Array
+    rule: Rule | None = None
 
 
-def search(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> Search:
+def search(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> Known:
     """Take up to a third of the Ritz pairs at each end of a Lanczos run as known, those that are accurate.
 
     Args:
-        driver: "compiled" or a ``HostLoop``.
+        driver: "compiled" or a ``HostLoop``, whose file is that of the density; the run's own is beside it.
         op: symmetric operator.
         keys: (2,), of the start vector and of all else that is random.
         num_steps: static, products, below the dimension.
 
     Returns:
-        The pairs and the rule.
+        The pairs; with the run's own rule, unless it is wrong beside them or it cannot be known whether it is.
     """
+    if isinstance(driver, HostLoop) and driver.checkpoint is not None:
+        path = pathlib.Path(driver.checkpoint)
+        driver = dataclasses.replace(driver, checkpoint=path.with_name(f"{path.name}.search"))
     result = tridiagonalize(op, normal_probe(keys[0], op), keys[1], num_steps, ALL, driver)
-    coefficients, found = _ends(result.alphas, result.betas, tree.size(op.struct))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result.basis)
-    vectors = landed(_combined(result.basis, coefficients, jax.tree.map(jnp.zeros_like, shapes)))
-    return Search(vectors=tree.place_like(vectors, op.struct, leading_axes=1), **found)
+    coefficients, values, accurate, rule, simple = _ends(result.alphas, result.betas, tree.size(op.struct))
+    vectors = tree.place_like(landed(_combined(result.basis, coefficients)), op.struct, leading_axes=1)
+    return Known(values, vectors, accurate, rule if not is_traced(simple) and bool(simple) else None)
 
 
 @jax.jit
@@ -78,12 +80,15 @@ def beside(nodes: jax.Array, weights: jax.Array, own_nodes: jax.Array, own_weigh
 
 
 @jax.jit
-def _combined(basis: PyTree, coefficients: jax.Array, like: PyTree) -> PyTree:
-    return tree.basis_combine(basis, coefficients, like)
+def _combined(basis: PyTree, coefficients: jax.Array) -> PyTree:
+    return tree.basis_combine(basis, coefficients, jax.tree.map(lambda q: q[0], basis))
 
 
 @partial(jax.jit, static_argnames="dimension")
-def _ends(alphas: jax.Array, betas: jax.Array, dimension: int) -> tuple[jax.Array, dict[str, Any]]:
+def _ends(
+    alphas: jax.Array, betas: jax.Array, dimension: int
+) -> tuple[jax.Array, jax.Array, jax.Array, Rule, jax.Array]:
+    """Coefficients, Ritz values and accuracy of pairs at both ends, the rule beside them, and whether that is right."""
     nodes, vectors = tridiagonal_pairs(alphas, betas)
     num = nodes.shape[0]
     each = min(max(num // 3, 1), num // 2)
@@ -93,13 +98,11 @@ def _ends(alphas: jax.Array, betas: jax.Array, dimension: int) -> tuple[jax.Arra
     accurate = jnp.zeros(num, bool).at[ends].set(True) & ((betas[-1] * vectors[-1]) ** 2 <= LEFT * gap**2)
     weights = vectors[0] ** 2
     rest = jnp.where(accurate, 0, weights)
-    # times n, the weights of simple eigenvalues are chi-squared: of mean 1 and variance 2 each, 5e-4 of them above 12
-    taken, count = float(dimension) * (weights - rest), jnp.sum(accurate)
     total = jnp.sum(rest)
     left = total > jnp.sqrt(jnp.finfo(total.dtype).eps)  # else the run has found all that its start has
-    return jnp.where(accurate, vectors, 0).T[ends], {
-        "values": nodes[ends],
-        "accurate": accurate[ends],
-        "rule": (nodes, rest / jnp.where(left, total, 1)),
-        "simple": left & (jnp.sum(taken) <= count + 3 * jnp.sqrt(2 * count) + 2) & (jnp.max(taken) <= 12),
-    }
+    # of a multiple eigenvalue a run knows one vector and all of the weight: its rule would lack the other copies. Times
+    # n, the weights of simple ones are chi-squared: of mean 1 and variance 2 each, 5e-4 of them above 12
+    taken, count = float(dimension) * (weights - rest), jnp.sum(accurate)
+    simple = (jnp.sum(taken) <= count + 3 * jnp.sqrt(2 * count) + 2) & (jnp.max(taken) <= 12)
+    rule = nodes, rest / jnp.where(left, total, 1)
+    return jnp.where(accurate, vectors, 0).T[ends], nodes[ends], accurate[ends], rule, simple & left
