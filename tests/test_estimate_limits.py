@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import curvature, spectral
+from cljax import curvature, losses, spectral
 from tests.oracles import dense_gauss_newton
 from tests.problems import SHANNON
 from tests.test_lanczos import operator, random_symmetric
@@ -27,7 +27,7 @@ def problem(dtype, factor):
     return apply_fn, params, batch
 
 
-@pytest.mark.parametrize(("dtype", "factor"), [(jnp.bfloat16, 1), (jnp.float32, 30)], ids=["mixed", "confident"])
+@pytest.mark.parametrize(("dtype", "factor"), [(jnp.bfloat16, 1), (jnp.float32, 100)], ids=["mixed", "confident"])
 @pytest.mark.parametrize("max_products", [30, 100])
 def test_traces_of_products_rounded_more_coarsely_than_their_dtype(dtype, factor, max_products):
     apply_fn, params, batch = problem(dtype, factor)
@@ -79,13 +79,13 @@ def test_two_probes_say_nothing_of_the_error(method):
     op = operator(np.eye(24))
     if method == "xdiag":
         found = spectral.diagonal(op, KEY, method=method, max_products=4)
-        early = spectral.diagonal(op, KEY, method=method, max_products=100, min_probes=2, tol=1e-6)
+        early = spectral.diagonal(op, KEY, method=method, max_products=100, min_probes=2, tol=0.99)
     else:
         found = spectral.trace(op, KEY, method=method, max_products=2)
-        early = spectral.trace(op, KEY, method=method, max_products=24, min_probes=2, tol=1e-6)
+        early = spectral.trace(op, KEY, method=method, max_products=24, min_probes=2, tol=0.99)
     assert np.isnan(found.standard_error).all()
     assert found.num_probes == 2
-    assert early.num_probes >= 4
+    assert early.num_probes == 4
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -112,11 +112,13 @@ def test_a_trace_that_cancels_is_not_known_to_its_own_size():
 
 def test_negative_weights_are_not_semidefinite():
     apply_fn, params, batch = problem(jnp.float32, 1)
+    chunked = losses.chunked_objective(lambda params, x: x, apply_fn, SHANNON, chunk_size=2)
     for weight, expected in ((None, True), (np.ones(8), True), (np.r_[np.ones(7), -0.5], False)):
         part = cljax.Batch(batch.inputs, batch.targets, None if weight is None else jnp.float32(weight))
         for op in (
             curvature.gauss_newton(apply_fn, SHANNON, params, part),
             curvature.fisher(apply_fn, SHANNON, params, part, kind="empirical"),
+            curvature.chunked_gauss_newton(chunked, params, part),
         ):
             assert op.positive_semidefinite is expected
     weight = jnp.float32(np.r_[np.ones(7), -0.5])

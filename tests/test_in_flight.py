@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cljax import curvature, parallel, spectral
+import cljax
+from cljax import curvature, parallel, spectral, training
 from cljax._in_flight import landed
 
 KEY = jax.random.key(0)
@@ -38,6 +39,35 @@ def test_nothing_is_in_flight(name, driver):
     RUNS[name](op, driver)  # compiling takes so long that all before is done
     found = RUNS[name](op, driver)
     assert all(x.is_ready() for x in jax.tree.leaves(found) if isinstance(x, jax.Array))
+
+
+def test_a_stream_waits_for_each_batch(monkeypatch):
+    """Beside the waits that keep it from reading far ahead, of which one device has no others."""
+    waits, wait = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: waits.append(x) or wait(x))
+    counts = []
+    for num_devices in (1, 8):
+        mesh = parallel.data_mesh(num_devices)
+        batch = parallel.shard_batch(cljax.Batch(np.ones((16, 4), np.float32), np.zeros(16, np.float32)), mesh)
+        w = jax.device_put(jnp.ones(4), NamedSharding(mesh, PartitionSpec()))
+        op = curvature.streamed(lambda batch, w=w: curvature.hessian(least_squares, w, batch), [batch] * 6)
+        waits.clear()
+        op @ w
+        counts.append(len(waits))
+    assert counts[1] - counts[0] == 6 + 1  # and for the mean
+
+
+def least_squares(w, batch):
+    return jnp.mean((batch.inputs @ w - batch.targets) ** 2)
+
+
+def test_nothing_of_a_measurement_is_in_flight():
+    split = NamedSharding(parallel.data_mesh(8), PartitionSpec("data"))
+    d, w = (jax.device_put(x.astype(np.float32), split) for x in (np.linspace(1, 2, 2**20), np.ones(2**20)))
+    tracker = training.Tracker.from_objective(lambda w, d: jnp.sum(d * w**2) / 2, max_products=8)
+    state, _ = tracker.measure(tracker.init(w), w, d, KEY)
+    state, _ = tracker.measure(state, w, d, KEY)
+    assert all(x.is_ready() for x in jax.tree.leaves(state.hessian))
 
 
 def test_traced_values_pass():
