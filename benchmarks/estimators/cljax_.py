@@ -44,32 +44,40 @@ def _density(num_probes: int) -> Any:
 
         def run(seed: int) -> Any:
             found = spectral.spectral_density(op, jax.random.key(seed), **options)
-            return np.asarray(found.nodes), np.asarray(found.weights)
+            return [np.asarray(x) for x in found.points()]
 
         return run
 
     return setup
 
 
-quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reorthogonalized")
+quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reorthogonalized; its points")
 
 
-@estimator(
-    "cljax Lanczos, search first",
-    "density",
-    control="budget",
-    settings="spectral_density with two thirds of the products for search_steps, 1 probe",
-)
-def density_search(request: Request) -> Any:
+def _search(share: float, num_probes: int) -> Any:
     """Outliers have their exact weight, which is what scatters most."""
-    op, steps = request.op, 2 * request.budget // 3
 
-    def run(seed: int) -> Any:
-        options = {"num_probes": 1, "search_steps": steps, "num_steps": request.budget - steps}
-        found = spectral.spectral_density(op, jax.random.key(seed), **options)
-        return np.asarray(found.nodes), np.asarray(found.weights)
+    def setup(request: Request) -> Any:
+        op, search = request.op, int(share * request.budget)
+        each = max((request.budget - search) // num_probes, 1)
+        options = {"num_probes": num_probes, "search_steps": search, "num_steps": each}
 
-    return run
+        def run(seed: int) -> Any:
+            found = spectral.spectral_density(op, jax.random.key(seed), **options)
+            return [np.asarray(x) for x in found.points()]
+
+        return run
+
+    return setup
+
+
+for words, share, number in (("two thirds", 2 / 3, 1), ("one third", 1 / 3, 2)):
+    estimator(
+        f"cljax Lanczos, {words} to search",
+        "density",
+        control="budget",
+        settings=f"spectral_density with {words} of the products for search_steps, probes: {number}; its points",
+    )(_search(share, number))
 
 
 @estimator(

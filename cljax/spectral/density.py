@@ -12,6 +12,7 @@ from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop
 from cljax.spectral.eigenpairs import Eigenpairs, check_start, status_names
+from cljax.spectral.gauss_rule import Rule, reaches
 from cljax.spectral.quadrature import SpectralDensity
 from cljax.spectral.recurrence import probe_keys
 from cljax.spectral.rules import probe_rules
@@ -96,15 +97,15 @@ def spectral_density(
         vectors = tree.place_like(known.vectors, op.struct, 1)
         found = Known(known.values, vectors, jnp.ones_like(known.accurate))
     if found is None:
-        nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
+        rules = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize))
+        nodes, weights, reach = rules.nodes, rules.weights, reaches(rules)
     else:
         num_steps = min(num_steps, dimension - found.values.shape[0])
-        nodes, weights = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize), found.vectors)
-        if found.rule is not None:
-            nodes, weights = beside(nodes, weights, *found.rule)
-        nodes, weights = _with_known(nodes, weights, found.values, found.counted, dimension)
+        rules = probe_rules(chosen, op, keys, num_steps, bool(reorthogonalize), found.vectors)
+        rules = rules if found.rule is None else beside(rules, found.rule)
+        nodes, weights, reach = _with_known(rules, found.values, found.counted, dimension)
     num_products = num_probes * num_steps + search_steps
-    return SpectralDensity(nodes, weights, num_products, dimension, bool(reorthogonalize))
+    return SpectralDensity(nodes, weights, reach, num_products, dimension, bool(reorthogonalize))
 
 
 def check_known(known: Any, op: LinearOperator) -> None:
@@ -130,15 +131,15 @@ def check_known(known: Any, op: LinearOperator) -> None:
 
 @partial(jax.jit, static_argnames="dimension")
 def _with_known(
-    nodes: jax.Array, weights: jax.Array, values: jax.Array, counted: jax.Array, dimension: int
-) -> tuple[jax.Array, jax.Array]:
-    """Rules with eigenvalues of weight 1/n, or 0, beside their nodes, in ascending order."""
-    share = jnp.where(counted, 1 / dimension, 0).astype(weights.dtype)
+    rules: Rule, values: jax.Array, counted: jax.Array, dimension: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Nodes, weights and reach with eigenvalues of weight 1/n, or 0, beside the nodes, in ascending order."""
+    share = jnp.where(counted, 1 / dimension, 0).astype(rules.weights.dtype)
 
-    def one(nodes: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nodes = jnp.concatenate([nodes, values.astype(nodes.dtype)])
-        weights = jnp.concatenate([weights * (1 - jnp.sum(share)), share])
+    def one(rule: Rule, reach: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        nodes = jnp.concatenate([rule.nodes, values.astype(rule.nodes.dtype)])
+        weights = jnp.concatenate([rule.weights * (1 - jnp.sum(share)), share])
         order = jnp.argsort(nodes)
-        return nodes[order], weights[order]
+        return nodes[order], weights[order], jnp.pad(reach, [(0, len(values)), (0, 0)])[order]
 
-    return jax.vmap(one)(nodes, weights)
+    return jax.vmap(one)(rules, reaches(rules))

@@ -11,10 +11,11 @@ from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import check_interval
 from cljax.spectral.driver import choose_loop
 from cljax.spectral.estimate import Estimate
-from cljax.spectral.quadrature import mass_below
+from cljax.spectral.gauss_rule import Rule, reaches
 from cljax.spectral.recurrence import probe_keys
 from cljax.spectral.rounds import check_arguments
 from cljax.spectral.rules import estimate_from_rules
+from cljax.spectral.spread import mass_below
 
 
 def eigenvalue_count(
@@ -83,6 +84,7 @@ def eigenvalue_count(
 
 
 @jax.jit
-def _samples(nodes: jax.Array, weights: jax.Array, dimension: int, low: Any, high: Any) -> jax.Array:
-    below, above = (mass_below(nodes, weights, jnp.asarray([end], nodes.dtype), 0)[:, 0] for end in (low, high))
+def _samples(rules: Rule, dimension: int, low: Any, high: Any) -> jax.Array:
+    ends = jnp.stack([jnp.asarray(end, rules.nodes.dtype) for end in (low, high)])
+    below, above = mass_below(rules.nodes, rules.weights, reaches(rules), ends).T
     return dimension * (above - below)

@@ -10,6 +10,7 @@ from cljax._checks import check_positive_int
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import choose_loop
 from cljax.spectral.estimate import Estimate
+from cljax.spectral.gauss_rule import Rule
 from cljax.spectral.recurrence import probe_keys
 from cljax.spectral.rounds import check_arguments
 from cljax.spectral.rules import estimate_from_rules
@@ -80,9 +81,9 @@ def log_determinant(
 
 
 @jax.jit
-def _samples(nodes: jax.Array, weights: jax.Array, dimension: int, shift: Any) -> jax.Array:
-    nodes = nodes + jnp.asarray(shift, nodes.dtype)
+def _samples(rules: Rule, dimension: int, shift: Any) -> jax.Array:
+    nodes = rules.nodes + jnp.asarray(shift, rules.nodes.dtype)
     floor = 8 * jnp.finfo(nodes.dtype).eps * jnp.max(jnp.abs(nodes), axis=1, keepdims=True)
     positive = nodes > floor
     logs = jnp.where(positive, jnp.log(jnp.where(positive, nodes, 1)), jnp.nan)
-    return dimension * jnp.sum(weights * logs, axis=1)
+    return dimension * jnp.sum(rules.weights * logs, axis=1)

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax._checks import check_points
+from cljax._checks import check_points, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax.spectral.across_probes import ProbedSpectrum, band
 from cljax.spectral.estimate import mean_and_error
-from cljax.spectral.log_density import LogDensity, gaussian_mixture, log_density
+from cljax.spectral.log_density import LogDensity, log_density
+from cljax.spectral.spread import mass_below, smoothed, spread_points
 
 
 @pytree_dataclass
@@ -24,6 +25,9 @@ class SpectralDensity(ProbedSpectrum):
     Where eigenpairs were known, they are nodes of weight 1/n in each rule, and the rest is the rule of the probe's part
     beside their vectors.
 
+    ``cumulative``, ``density`` and ``eigenvalue_count`` spread the weight of a node that stands for several eigenvalues
+    over ``reach``, see ``points``; moments and integrals are those of the nodes, to whose degree they are exact.
+
     Standard errors are those of the mean over probes. They cover that a probe sees each eigenvalue with a random
     weight. They do not cover
 
@@ -35,6 +39,8 @@ class SpectralDensity(ProbedSpectrum):
     Attributes:
         nodes: (num_probes, m), ascending in each row, in the operator's units.
         weights: (num_probes, m), not negative, each row sums to 1.
+        reach: (num_probes, m, 2), distances below and above a node over which each half of its weight is spread; 0 for
+            a known pair and for a node that has converged to an eigenvalue.
         num_products: int, products used.
         dimension: int, n.
         reorthogonalized: bool, whether the Lanczos vectors were kept orthogonal.
@@ -42,6 +48,7 @@ class SpectralDensity(ProbedSpectrum):
 
     nodes: jax.Array
     weights: jax.Array
+    reach: jax.Array
     num_products: int = static()
     dimension: int = static()
     reorthogonalized: bool = static(default=True)
@@ -59,7 +66,7 @@ class SpectralDensity(ProbedSpectrum):
         return mean_and_error(jnp.sum(self.weights * fn(self.nodes), axis=1))
 
     def density(self, grid: Any, sigma: float) -> tuple[jax.Array, jax.Array]:
-        """φ convolved with a Gaussian.
+        """φ, each node's weight spread over its reach, convolved with a Gaussian.
 
         Args:
             grid: (g,), where to evaluate, in the operator's units.
@@ -106,8 +113,28 @@ class SpectralDensity(ProbedSpectrum):
             Szegő, Orthogonal Polynomials, section 3.41 (the Chebyshev-Markov-Stieltjes inequalities).
         """
         grid = self._as_grid(grid)
-        low, high = (mass_below(self.nodes, self.weights, grid, more) for more in (-1, 1))
+        low, high = (_mass_of_nodes(self.nodes, self.weights, grid, more) for more in (-1, 1))
         return jnp.mean(low, axis=0), jnp.mean(high, axis=0)
+
+    def points(self, num_points: int = 8) -> tuple[jax.Array, jax.Array]:
+        """The spectrum as points: each node's weight in equal parts over its reach.
+
+        A node between eigenvalues stands for all of those near it. Its weight is spread over what lies between it and
+        its neighbours, which share a gap in inverse proportion to their weights, and no farther than the residual of
+        its Ritz pair, within which there is an eigenvalue. The Wasserstein distance to the spectrum is then no longer
+        that of a few points, and a budget is better spent on more probes of fewer steps.
+
+        Args:
+            num_points: static, parts of each half of a node.
+
+        Returns:
+            Points and weights, each (num_probes, 2 · m · num_points), in no order; each row of weights sums to 1.
+
+        Raises:
+            ValueError: if ``num_points`` is below 1.
+        """
+        num_points = check_positive_int("num_points", num_points)
+        return spread_points(self.nodes, self.weights, self.reach, num_points)
 
     def log_density(self, grid: Any = None, sigma: float = 0.1, floor: float | None = None) -> LogDensity:
         """Density of log₁₀|λ|, positive and negative eigenvalues apart, and the mass below a floor.
@@ -149,20 +176,21 @@ class SpectralDensity(ProbedSpectrum):
     def _density(self, grid: Any, sigma: float) -> jax.Array:
         if not isinstance(sigma, jax.core.Tracer) and sigma <= 0:
             raise ValueError(f"sigma: expected a positive width in the operator's units, got {sigma}")
-        return gaussian_mixture(self.nodes, self.weights, self._as_grid(grid), jnp.asarray(sigma, self.nodes.dtype))
+        width = jnp.asarray(sigma, self.nodes.dtype)
+        return smoothed(self.nodes, self.weights, self.reach, self._as_grid(grid), width)
 
     def _moment(self, power: int) -> jax.Array:
         return jnp.sum(self.weights * self.nodes**power, axis=1)
 
     def _cumulative(self, grid: jax.Array) -> jax.Array:
-        return mass_below(self.nodes, self.weights, grid, 0)
+        return mass_below(self.nodes, self.weights, self.reach, grid)
 
     def _as_grid(self, grid: Any) -> jax.Array:
         return check_points("grid", jnp.asarray(grid, self.nodes.dtype))
 
 
 @jax.jit
-def mass_below(nodes: jax.Array, weights: jax.Array, grid: jax.Array, more: int) -> jax.Array:
+def _mass_of_nodes(nodes: jax.Array, weights: jax.Array, grid: jax.Array, more: int) -> jax.Array:
     """Mass of the nodes at or below each point, and of ``more`` nodes above: (num_probes, g) from (num_probes, m)."""
 
     def one(nodes: jax.Array, weights: jax.Array) -> jax.Array:

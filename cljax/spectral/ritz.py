@@ -124,11 +124,7 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     """
     values, vectors, norm = projected_eigh(state)
     used = jnp.arange(state.capacity) < state.used
-    misfit = jnp.matmul(state.matrix, vectors, precision=jax.lax.Precision.HIGHEST) - vectors * values[None]
-    rounding = jnp.linalg.norm(vectors * state.rounding[:, None], axis=0)
-    # inside of the space an exact symmetric product leaves nothing
-    noise = safe_norms(jnp.where(used[:, None], misfit, 0))
-    residuals = jnp.where(used, jnp.hypot(safe_norms(misfit), rounding), 0)
+    residuals, noise, rounding = residual_norms(state, values, vectors)
     least_known = vectors[:, jnp.argmax(residuals)]
     index = extreme_indices(state.used, num_top, num_bottom)
     guards = _guards(state.used, num_top, num_bottom)
@@ -154,6 +150,25 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
         bounds,
         ahead,
     )
+
+
+def residual_norms(state: KrylovState, values: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Norms of A y − θ y of all Ritz pairs, and what of it no further product takes away.
+
+    Args:
+        state: after at least one step.
+        values: (capacity,), of ``projected_eigh``.
+        vectors: (capacity, capacity), of the same.
+
+    Returns:
+        Each (capacity,): the norms, 0 for places that are not used; their part inside of the space, where an exact
+        symmetric product leaves nothing; and what the rounding of the basis may add.
+    """
+    used = jnp.arange(state.capacity) < state.used
+    misfit = jnp.matmul(state.matrix, vectors, precision=jax.lax.Precision.HIGHEST) - vectors * values[None]
+    rounding = jnp.linalg.norm(vectors * state.rounding[:, None], axis=0)
+    noise = safe_norms(jnp.where(used[:, None], misfit, 0))
+    return jnp.where(used, jnp.hypot(safe_norms(misfit), rounding), 0), noise, rounding
 
 
 def _guards(used: jax.Array, num_top: int, num_bottom: int) -> jax.Array:

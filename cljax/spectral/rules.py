@@ -22,16 +22,15 @@ from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import probed_estimate
 from cljax.spectral.driver import apply_product, linearized, run_lanczos
 from cljax.spectral.estimate import Estimate, mean_and_error, within
+from cljax.spectral.gauss_rule import Rule, tridiagonal_rule
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.krylov import KrylovState
 from cljax.spectral.probes import one_vector
 from cljax.spectral.recurrence import unit_probe
-from cljax.spectral.ritz import projected_eigh
+from cljax.spectral.ritz import projected_eigh, residual_norms
 from cljax.spectral.rounds import look_schedule
 from cljax.spectral.run_file import fingerprint, load_arrays, save_arrays
-from cljax.spectral.three_term import three_term_run, tridiagonal_pairs
-
-Rule = tuple[jax.Array, jax.Array]
+from cljax.spectral.three_term import three_term_run
 
 
 def probe_rules(
@@ -53,7 +52,7 @@ def probe_rules(
         known: None, or orthonormal vectors with leaves (k, *shape) to which the probes are made orthogonal.
 
     Returns:
-        Nodes and weights, each (num_probes, m).
+        The rules, (num_probes, m).
 
     Raises:
         ValueError: if a file of the loop is broken, or that of another run.
@@ -61,8 +60,7 @@ def probe_rules(
     if driver == "compiled":
         return landed(_compiled(op, keys, known, num_steps, reorthogonalize, layout_of(op.struct)))
     rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize, known))
-    nodes, weights = (jnp.stack(x) for x in zip(*rules, strict=True))
-    return nodes, weights
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *rules)
 
 
 def estimate_from_rules(
@@ -84,7 +82,7 @@ def estimate_from_rules(
         keys: as for ``probe_rules``, of the most probes.
         num_steps: as for ``probe_rules``.
         reorthogonalize: as for ``probe_rules``.
-        sample: static, ``sample(nodes, weights, *args)`` of arrays (p, m) -> (p,); a function of a module.
+        sample: static, ``sample(rules, *args)`` of rules (p, m) -> (p,); a function of a module.
         args: pytrees of arrays, handed on.
         tol: None for all probes, or what counts as converged, relative to the mean.
         min_probes: static, probes before the first look at the error.
@@ -94,8 +92,8 @@ def estimate_from_rules(
     """
     num_probes = keys.shape[0]
     if tol is None:
-        nodes, weights = probe_rules(driver, op, keys, num_steps, reorthogonalize)
-        return probed_estimate(sample(nodes, weights, *args), num_steps * num_probes)
+        rules = probe_rules(driver, op, keys, num_steps, reorthogonalize)
+        return probed_estimate(sample(rules, *args), num_steps * num_probes)
     looks = look_schedule(num_probes, min_probes)
     count: Any = 0
     if driver == "compiled":
@@ -103,8 +101,8 @@ def estimate_from_rules(
         samples, count = landed(_until(op, keys, jnp.asarray(tol), args, sample=sample, looks=looks, **options))
     else:
         samples = jnp.zeros(num_probes, jnp.result_type(*jax.tree.leaves(op.struct), jnp.float32))
-        for nodes, weights in _on_host(driver, op, keys, num_steps, reorthogonalize):
-            samples = samples.at[count].set(sample(nodes[None], weights[None], *args)[0])
+        for rule in _on_host(driver, op, keys, num_steps, reorthogonalize):
+            samples = samples.at[count].set(sample(_alone(rule), *args)[0])
             count += 1
             if count in looks and _settled(samples, count, tol):
                 break
@@ -141,8 +139,7 @@ def _until(
     due = np.isin(np.arange(num_probes + 1), looks)
 
     def take(key: jax.Array) -> jax.Array:
-        nodes, weights = one(key)
-        return sample(nodes[None], weights[None], *args)[0]
+        return sample(_alone(one(key)), *args)[0]
 
     def step(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         samples, count, _ = carry
@@ -154,6 +151,10 @@ def _until(
 
     samples = jnp.zeros(num_probes, jax.eval_shape(take, keys[0]).dtype)
     return jax.lax.while_loop(go_on, step, (samples, jnp.zeros((), jnp.int32), jnp.array(False)))[:2]
+
+
+def _alone(rule: Rule) -> Rule:
+    return jax.tree.map(lambda x: x[None], rule)
 
 
 @jax.jit
@@ -179,9 +180,9 @@ def _on_host(
         parts = fingerprint(
             op, {"keys": keys, "known pairs": known}, {"products": num_steps, "reorthogonalize": reorthogonalize}
         )
-        saved = load_arrays(path, parts, ("nodes", "weights"))
+        saved = load_arrays(path, parts, Rule._fields)
         if saved is not None:
-            rules = [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(saved["nodes"], saved["weights"], strict=True)]
+            rules = [Rule(*map(jnp.asarray, row)) for row in zip(*(saved[x] for x in Rule._fields), strict=True)]
             _check_first(path, rules[0], op, _placed(_probe(keys[0, 0], op, known, layout), op, layout))
         yield from rules
     for index in range(len(rules), keys.shape[0]):
@@ -191,10 +192,10 @@ def _on_host(
             rules.append(landed(_rule(state, num_steps)))
         else:
             probe = _placed(_probe(keys[index, 0], op, known, layout), op, layout)
-            rules.append(landed(_three_term_rule(*three_term_run("host", product, op.struct, probe, num_steps))))
+            rules.append(landed(tridiagonal_rule(*three_term_run("host", product, op.struct, probe, num_steps))))
         if path is not None and own is not None:
-            nodes, weights = (np.stack(x) for x in zip(*rules, strict=True))
-            save_arrays(path, parts, {"nodes": nodes, "weights": weights})
+            saved_rules = zip(Rule._fields, zip(*rules, strict=True), strict=True)
+            save_arrays(path, parts, {name: np.stack(rows) for name, rows in saved_rules})
             own.unlink(missing_ok=True)
         yield rules[-1]
 
@@ -211,7 +212,7 @@ _vdot = jax.jit(tree.vdot)
 def _check_first(path: pathlib.Path, rule: Rule, op: LinearOperator, probe: PyTree) -> None:
     """Require the mean of the first rule to be ⟨z, A z⟩: an operator may hold data that its fingerprint cannot know."""
     found = float(_vdot(probe, tree.to_work(apply_product(linearized(op), op.struct, probe))))
-    nodes, weights = (np.asarray(x, np.float64) for x in rule)
+    nodes, weights = (np.asarray(x, np.float64) for x in rule[:2])
     scale = np.sqrt(np.sum(weights * nodes**2))
     if np.isfinite(scale) and not abs(found - np.sum(weights * nodes)) <= scale * np.finfo(rule[0].dtype).eps ** 0.5:
         raise ValueError(
@@ -230,7 +231,7 @@ def _rule_fn(
             return _rule(_run("compiled", op, keys, num_steps, known, layout), num_steps)
         probe = _probe(keys[0], op, known, layout)
         probe = probe if layout is None else layout.rows(probe)
-        return _three_term_rule(*three_term_run("compiled", product, op.struct, probe, num_steps))
+        return tridiagonal_rule(*three_term_run("compiled", product, op.struct, probe, num_steps))
 
     return one
 
@@ -277,10 +278,5 @@ def _without(probe: PyTree, known: PyTree, layout: Layout | None) -> PyTree:
 @partial(jax.jit, static_argnames="num_steps")
 def _rule(state: KrylovState, num_steps: int) -> Rule:
     values, vectors, _ = projected_eigh(state)
-    return values[:num_steps], vectors[0, :num_steps] ** 2
-
-
-@jax.jit
-def _three_term_rule(alphas: jax.Array, betas: jax.Array) -> Rule:
-    values, vectors = tridiagonal_pairs(alphas, betas)
-    return values, vectors[0] ** 2
+    residuals = residual_norms(state, values, vectors)[0]
+    return Rule(values[:num_steps], vectors[0, :num_steps] ** 2, residuals[:num_steps])

@@ -19,10 +19,11 @@ from cljax._in_flight import landed
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.differentiable import is_traced
+from cljax.spectral.gauss_rule import Rule
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.lanczos import tridiagonalize
 from cljax.spectral.memory import ALL
-from cljax.spectral.rules import Rule, normal_probe
+from cljax.spectral.rules import normal_probe
 from cljax.spectral.three_term import tridiagonal_pairs
 
 LEFT = 0.01
@@ -37,7 +38,7 @@ class Known:
         values: (k,), ascending.
         vectors: leaves (k, *shape), orthonormal, or 0 for a pair that does not count.
         counted: (k,) bool, the pairs that do.
-        rule: None, or nodes and weights, each (m,), for what is left: of sum 1.
+        rule: None, or that of what is left, (m,).
     """
 
     values: jax.Array
@@ -68,15 +69,15 @@ def search(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> 
 
 
 @jax.jit
-def beside(nodes: jax.Array, weights: jax.Array, own_nodes: jax.Array, own_weights: jax.Array) -> Rule:
+def beside(rules: Rule, own: Rule) -> Rule:
     """The rules of probes, (num_probes, m), and one more; the shorter ones get further nodes of weight 0."""
-    most = max(nodes.shape[1], own_nodes.shape[0])
+    most = max(rules.nodes.shape[1], own.nodes.shape[0])
 
     def join(x: jax.Array, own: jax.Array, mode: str) -> jax.Array:
         rows = (jnp.pad(y, [(0, 0), (0, most - y.shape[1])], mode=mode) for y in (x, own[None].astype(x.dtype)))
         return jnp.concatenate(list(rows))
 
-    return join(nodes, own_nodes, "edge"), join(weights, own_weights, "constant")
+    return Rule(*(join(*parts) for parts in zip(rules, own, ("edge", "constant", "constant"), strict=True)))
 
 
 @jax.jit
@@ -95,7 +96,8 @@ def _ends(
     ends = np.concatenate([np.arange(each), np.arange(num - each, num)])
     gaps = jnp.diff(nodes, prepend=-jnp.inf, append=jnp.inf)
     gap = jnp.minimum(gaps[:-1], gaps[1:])
-    accurate = jnp.zeros(num, bool).at[ends].set(True) & ((betas[-1] * vectors[-1]) ** 2 <= LEFT * gap**2)
+    residuals = jnp.abs(betas[-1] * vectors[-1])
+    accurate = jnp.zeros(num, bool).at[ends].set(True) & (residuals**2 <= LEFT * gap**2)
     weights = vectors[0] ** 2
     rest = jnp.where(accurate, 0, weights)
     total = jnp.sum(rest)
@@ -104,5 +106,5 @@ def _ends(
     # n, the weights of simple ones are chi-squared: of mean 1 and variance 2 each, 5e-4 of them above 12
     taken, count = float(dimension) * (weights - rest), jnp.sum(accurate)
     simple = (jnp.sum(taken) <= count + 3 * jnp.sqrt(2 * count) + 2) & (jnp.max(taken) <= 12)
-    rule = nodes, rest / jnp.where(left, total, 1)
+    rule = Rule(nodes, rest / jnp.where(left, total, 1), residuals)
     return jnp.where(accurate, vectors, 0).T[ends], nodes[ends], accurate[ends], rule, simple & left
