@@ -14,7 +14,7 @@ from cljax._pytree import pytree_dataclass, static
 from cljax._typing import PyTree
 from cljax.curvature.factored import Kernel, find_kernel
 from cljax.curvature.program import Program, read_program
-from cljax.curvature.row_conv import convolve_by_rows, pays_by_rows
+from cljax.curvature.row_conv import convolve_by_rows, transposes_pay_by_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,9 @@ class ExampleModel:
                 if step not in sites:
                     return results
                 factors[step] = sites[step].input_factor(operands)
-                result = convolve_by_rows(sites[step], operands) if pays_by_rows(sites[step]) else results[0]
+                eqn, result = sites[step].eqn, results[0]
+                if transposes_pay_by_rows(eqn):
+                    result = convolve_by_rows(eqn, operands)
                 return [result + taps[step]]
 
             given = list(leaves)

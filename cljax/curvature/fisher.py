@@ -13,6 +13,7 @@ from cljax._checks import check_inexact_tree, check_key, check_positive_int
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.faster_product import faster_product
 from cljax.curvature.gauss_newton import as_fenchel_young, gauss_newton
 from cljax.curvature.jacobian import linearize_model
 from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
@@ -96,7 +97,7 @@ class SampledFisher(LinearOperator):
             gradients = jax.vmap(partial(_score_gradient, self.loss, work))(targets)
         weight = expand_weight(self.batch.weight, gradients[0, ..., 0])
         share = weight / jnp.sum(weight)
-        return jax.tree_util.Partial(_product, jvp_fn, gradients, share)
+        return faster_product(jax.tree_util.Partial(_product, jvp_fn, gradients, share))
 
 
 @highest_precision

@@ -11,6 +11,7 @@ from cljax._checks import check_inexact_tree
 from cljax._pytree import pytree_dataclass, static
 from cljax._typing import LossFn, Matvec, PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
+from cljax.curvature.faster_product import faster_product
 from cljax.curvature.jacobian import linearize_model
 from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 from cljax.losses.fenchel_young import FenchelYoungLoss
@@ -53,7 +54,7 @@ class GaussNewton(LinearOperator):
         losses = jax.eval_shape(self.loss, scores, self.batch.targets)
         weight = expand_weight(self.batch.weight, losses)
         share = weight / jnp.sum(weight)
-        return jax.tree_util.Partial(_product, self.loss, jvp_fn, scores, self.batch.targets, share)
+        return faster_product(jax.tree_util.Partial(_product, self.loss, jvp_fn, scores, self.batch.targets, share))
 
 
 @highest_precision

@@ -14,6 +14,7 @@ from cljax._pytree import pytree_dataclass, static
 from cljax._typing import Matvec, PyTree, Scalar
 from cljax.curvature.base import LinearOperator, as_callable_tree, highest_precision
 from cljax.curvature.differences import GradientFn, central_difference, difference_error, step_length
+from cljax.curvature.faster_product import faster_product
 from cljax.curvature.jacobian import can_compile
 from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 
@@ -55,7 +56,7 @@ class Hessian(LinearOperator):
         if method == "finite_difference":
             return jax.tree_util.Partial(_difference, self, step_length(_whole_gradient(self), self.params))
         if self.microbatches is None:
-            return _derivative(method, self.objective_fn, self.params, self.args)
+            return faster_product(_derivative(method, self.objective_fn, self.params, self.args))
         return jax.tree_util.Partial(_microbatched_product, dataclasses.replace(self, method=method))
 
     def error_estimate(self, v: PyTree) -> Scalar:
