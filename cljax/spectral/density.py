@@ -50,7 +50,8 @@ def spectral_density(
             one probe more of what is left, unless it gave these pairs more weight than simple eigenvalues have, or is
             inside of jit, vmap or a derivative, which is forward mode alone. Two thirds of all products and one probe
             are a good choice where the spectrum falls fast, a third and two probes where eigenvalues stand out of a
-            wide bulk, none and more probes where many are multiple. It keeps ``search_steps`` + 1 vectors, and two thirds as many beside the probes.
+            wide bulk, none and more probes where many are multiple. It keeps ``search_steps`` + 1 vectors, and two
+            thirds as many beside the probes.
         driver: "compiled", "host" or ``HostLoop``, or "auto", see ``lanczos``. A checkpoint file keeps the rules of
             finished probes; the run of the probe at hand is beside it, in ``PATH.probeN``, but without
             reorthogonalization, where a probe that was interrupted starts again; that of the search stays beside it,
