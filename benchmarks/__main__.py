@@ -11,6 +11,7 @@ from rich.console import Console
 
 from benchmarks import (
     bench_compile,
+    bench_convolutions,
     bench_lanczos,
     bench_memory,
     bench_plan,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "structure": bench_structure.run,
     "compile": bench_compile.run,
     "memory": bench_memory.run,
+    "convolutions": bench_convolutions.run,
 }
 """Suites of networks alone, called as ``run(problems, repeats, console)``; they print and return rows."""
 
@@ -49,7 +51,7 @@ RESULTS = pathlib.Path("benchmarks", "results")
 class Run:
     """Run suites: print what is measured and keep the numbers as JSON; what a file has already is not measured again.
 
-    Each compares estimators, those of other packages included where they are installed, and there are four on
+    Each compares estimators, those of other packages included where they are installed, and there are six on
     networks of their own:
 
     "products": what a Hessian, a Gauss-Newton and a tangent-kernel product cost in units of a gradient of the same
@@ -58,6 +60,8 @@ class Run:
     "lanczos": what 90 Lanczos steps cost in units of their 90 Hessian products, by time, with the project's target.
 
     "structure": what the structure matrices of a batch cost, in gradients and against whole rows of Jacobians.
+
+    "convolutions": each convolution in a Hessian product, as it is and written by rows, and the products with both.
 
     $ python -m benchmarks run --suite products --problems mlp lenet --repeats 10 --output runs/mine
 
@@ -87,7 +91,7 @@ class Run:
     problems: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
-            help="Cases, or questions on them, such as 'mlp end, top 5'; all where not given. For the first five "
+            help="Cases, or questions on them, such as 'mlp end, top 5'; all where not given. For the first six "
             f"suites of: {', '.join(PROBLEMS)}.",
             metavar="[NAME ...]",
         ),
@@ -97,11 +101,11 @@ class Run:
     only: tuple[str, ...] = ()
     """Names of estimators, all of a suite where not given."""
     batch_size: int | None = None
-    """Examples in the batch of the first five suites, in place of those that the size has."""
+    """Examples in the batch of the first six suites, in place of those that the size has."""
     width: int | None = None
-    """Channels of the first stage of resnet18 in the first five suites, in place of those that the size has."""
+    """Channels of the first stage of resnet18 in the first six suites, in place of those that the size has."""
     repeats: int | None = None
-    """Rounds of timing, 3 where not given, 10 for the first five suites; 0 counts products, FLOPs and bytes alone."""
+    """Rounds of timing, 3 where not given, 10 for the first six suites; 0 counts products, FLOPs and bytes alone."""
     output: pathlib.Path | None = None
     """Folder of the results, one JSON file a suite, or for one suite the file; benchmarks/results/BACKEND-SIZE where it
     is not given."""

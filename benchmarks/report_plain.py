@@ -8,6 +8,7 @@ SUMMARIES = {
     "lanczos": "90 Lanczos steps, in their products",
     "structure": "Structure matrices of a batch; speedup over whole rows of Jacobians",
     "compile": "First calls, all compiled anew, and a short `cljax track` without and with its programs on disk",
+    "convolutions": "Convolutions of a Hessian product, and the product; time by rows in that of the program as it is",
     "memory": "What programs hold besides arguments and results, by XLA's analysis",
 }
 """Suites by name: what their tables show."""
@@ -17,6 +18,8 @@ COLUMNS = {
     "time_in_gradients": "time / gradient",
     "time_in_products": "time / products",
     "speedup": "speedup",
+    "flops_ratio": "FLOPs by rows / FLOPs",
+    "time_ratio": "time by rows / time",
     "seconds": "seconds",
     "second_call_seconds": "seconds of the second call",
     "bytes": "MiB",

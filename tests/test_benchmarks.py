@@ -14,7 +14,15 @@ import tyro
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import bench_compile, bench_memory, bench_plan, bench_products, bench_scaling, harness
+from benchmarks import (
+    bench_compile,
+    bench_convolutions,
+    bench_memory,
+    bench_plan,
+    bench_products,
+    bench_scaling,
+    harness,
+)
 from benchmarks.compare import compare
 from benchmarks.problems import PROBLEMS, create_problem
 
@@ -127,6 +135,15 @@ def test_memory_beside_matfree():
     assert 60 < every < 70
     assert few < 10
     assert peer > 120
+
+
+def test_convolutions_both_ways():
+    problem = create_problem("lenet", "tiny")
+    rows = bench_convolutions.measure(problem, 1)
+    assert [row["operator"] for row in rows[:2]] == ["hessian", "gauss_newton"]
+    # forward tangents, derivatives in the kernels twice, and in the images of the second layer
+    assert sum(row["count"] for row in rows[2:]) >= 6
+    assert all(0 < row["flops_ratio"] < 3 and row["time_ratio"]["num_samples"] == 1 for row in rows)
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ def test_means_and_extremes_of_both_matrices(tmp_path):
         assert entry["dimension"] == len(matrix)
         assert entry["num_products"] == 80
         assert np.shape(entry["nodes"]) == np.shape(entry["weights"])
+        assert np.shape(entry["reach"]) == (*np.shape(entry["nodes"]), 2)
         error = abs(entry["mean_eigenvalue"] - eigenvalues.mean())
         assert error < 5 * entry["mean_eigenvalue_standard_error"]
         gap = np.abs(np.array(entry["extreme_values"]) - eigenvalues[[0, -1]])

@@ -1,8 +1,5 @@
 """Convolutions by rows: equal to those of the program, chosen by their shapes, found wherever a product has them."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -10,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import bench_products
+from benchmarks.problems import create_problem
 from cljax import Batch, curvature, losses
 from cljax.curvature import faster_product, row_conv
 from cljax.curvature.row_conv import convolve_by_rows, pays_by_rows
@@ -25,18 +24,15 @@ def convolve(x, kernel, stride=1, padding="SAME", dilation=1):
 
 
 def convolutions(fn, *args):
-    """All convolutions of a function's program, with operands drawn for them."""
-    found = []
+    """All convolutions of a function's program."""
+    found = faster_product.operations(jax.make_jaxpr(fn)(*args))
+    return [eqn for eqn in found if eqn.primitive.name == "conv_general_dilated"]
 
-    def walk(jaxpr):
-        for eqn in jaxpr.eqns:
-            if eqn.primitive.name == "conv_general_dilated":
-                found.append(eqn)
-            for _, body in faster_product._bodies(eqn):
-                walk(getattr(body, "jaxpr", body))
 
-    walk(jax.make_jaxpr(fn)(*args).jaxpr)
-    return found
+def by_rows_alone(fn, *args):
+    """Whether all of them run along one axis."""
+    found = convolutions(fn, *args)
+    return bool(found) and all(len(eqn.params["window_strides"]) == 1 for eqn in found)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +78,13 @@ def test_it_pays_where_it_was_measured_to():
 
 
 def test_flops_grow_by_no_more_than_the_padding():
-    for examples, image, window, channels, outputs in ((1024, 14, 5, 6, 16), (16, 32, 3, 64, 64), (64, 28, 5, 1, 6)):
+    for examples, image, window, channels, outputs in ((1024, 18, 5, 6, 16), (16, 32, 3, 64, 64), (1024, 28, 5, 1, 6)):
         x, kernel = jnp.zeros((examples, image, image, channels)), jnp.zeros((window, window, channels, outputs))
-        result, pull_fn = jax.vjp(lambda x, kernel: convolve(x, kernel), x, kernel)
-        for eqn in filter(pays_by_rows, convolutions(pull_fn, result)):
+        padding = "VALID" if image == 18 else "SAME"
+        result, pull_fn = jax.vjp(partial(convolve, x, padding=padding), kernel)
+        found = convolutions(pull_fn, result)
+        assert [pays_by_rows(eqn) for eqn in found] == [True]
+        for eqn in found:
             structs = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars]
             ways = (partial(eqn.primitive.bind, **eqn.params), lambda *xs, eqn=eqn: convolve_by_rows(eqn, xs))
             counts = [jax.jit(fn).lower(*structs).compile().cost_analysis()["flops"] for fn in ways]
@@ -118,26 +117,20 @@ def operators():
 
 @pytest.fixture
 def always(monkeypatch):
-    """Every convolution by rows."""
-    used = []
-
-    def by_rows(eqn, operands):
-        used.append(eqn)
-        return convolve_by_rows(eqn, operands)
-
-    monkeypatch.setattr(faster_product, "pays_by_rows", lambda eqn: eqn.primitive.name == "conv_general_dilated")
-    monkeypatch.setattr(faster_product, "convolve_by_rows", by_rows)
-    return used
+    """Every convolution by rows, as if the eight devices were one."""
+    monkeypatch.setattr(faster_product, "pays_by_rows", row_conv.can_be_by_rows)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_products_by_rows_are_the_products(index, always):
     op = list(operators())[index]
-    plain, v = op.linearize(), jax.tree.map(jnp.ones_like, PARAMS)
-    fast = faster_product.by_rows(plain)
+    fast, v = op.linearize(), jax.tree.map(jnp.ones_like, PARAMS)
+    plain = faster_product.as_it_is(fast)
+    assert plain is not fast
     exact, found = jax.jit(lambda p, v: p(v))(plain, v), jax.jit(lambda p, v: p(v))(fast, v)
-    assert len(always) > 1
-    assert not convolutions(fast, v)[len(always) :]
+    assert len(convolutions(plain, v)) > 1
+    assert by_rows_alone(fast, v)
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(found)):
         np.testing.assert_allclose(b, a, atol=200 * eps(jnp.float32) * np.max(np.abs(a)))
     # in blocks, and differentiated
@@ -155,19 +148,26 @@ def test_loops_stay_as_they_are(always):
         return jax.lax.fori_loop(0, 2, lambda _, x: convolve(x, jnp.ones((3, 3, 1, 1))), x)
 
     x = jnp.ones((1, 4, 4, 1))
-    np.testing.assert_array_equal(faster_product.by_rows(jax.tree_util.Partial(looped))(x), looped(x))
-    assert not always
+    fast = faster_product.by_rows(jax.tree_util.Partial(looped))
+    assert not convolutions(fast, x)
+    np.testing.assert_array_equal(fast(x), looped(x))
 
 
-SCRIPT = """
-import jax, jax.numpy as jnp
-from cljax.curvature import faster_product
-plain = jax.tree_util.Partial(jnp.sin)
-assert (faster_product.faster_product(plain) is plain) == (jax.device_count() > 1)
-"""
+@pytest.mark.parametrize("index", range(4))
+def test_several_devices_have_the_program_as_it_is(index):
+    product = list(operators())[index].linearize()
+    assert faster_product.as_it_is(product) is product
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_on_one_device_alone(num_devices):
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", SCRIPT], env=env, check=True, timeout=120)
+@pytest.mark.slow
+def test_flops_of_products_by_rows(monkeypatch):
+    """On the problems of the targets: at most two gradients and 1.35."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for name, size in (("lenet", {"batch_size": 1024}), ("resnet18", {"batch_size": 16, "width": 64})):
+        problem = create_problem(name, "full", **size)
+        for row in bench_products.measure(problem, 0, operators=("hessian", "gauss_newton"), forms=("linearized",))[1:]:
+            assert row["target_met"], row
+        op = bench_products.create_operator("hessian", problem)
+        product = jax.eval_shape(lambda op: op.linearize(), op)
+        found = convolutions(lambda p, v: p(v), product, op.struct)
+        assert sum(len(eqn.params["window_strides"]) == 1 for eqn in found) >= 3

@@ -37,25 +37,8 @@ def _extremes(request: Request, **options: Any) -> Any:
     return lambda seed: np.asarray(spectral.extreme_eigenpairs(op, jax.random.key(seed), **ends, **options).values)
 
 
-def _density(num_probes: int) -> Any:
-    def setup(request: Request) -> Any:
-        op = request.op
-        options = {"num_probes": num_probes, "num_steps": max(request.budget // num_probes, 1)}
-
-        def run(seed: int) -> Any:
-            found = spectral.spectral_density(op, jax.random.key(seed), **options)
-            return [np.asarray(x) for x in found.points()]
-
-        return run
-
-    return setup
-
-
-quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reorthogonalized; its points")
-
-
-def _search(share: float, num_probes: int) -> Any:
-    """Outliers have their exact weight, which is what scatters most."""
+def _density(num_probes: int, share: float = 0.0) -> Any:
+    """What is found of a spectrum by probes, with a share of the products to search for its ends first."""
 
     def setup(request: Request) -> Any:
         op, search = request.op, int(share * request.budget)
@@ -71,13 +54,14 @@ def _search(share: float, num_probes: int) -> Any:
     return setup
 
 
+quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reorthogonalized; its points")
 for words, share, number in (("two thirds", 2 / 3, 1), ("one third", 1 / 3, 2)):
     estimator(
         f"cljax Lanczos, {words} to search",
         "density",
         control="budget",
         settings=f"spectral_density with {words} of the products for search_steps, probes: {number}; its points",
-    )(_search(share, number))
+    )(_density(number, share))
 
 
 @estimator(

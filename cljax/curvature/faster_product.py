@@ -1,6 +1,6 @@
 """A product with the convolutions of its program written as this machine has them faster."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,28 @@ def by_rows(product: Matvec) -> Matvec:
     return jax.tree_util.Partial(_run, product)
 
 
+def as_it_is(product: Matvec) -> Matvec:
+    """What ``by_rows`` was given; a function that it did not make, itself."""
+    if isinstance(product, jax.tree_util.Partial) and product.func is _run:
+        return product.args[0]
+    return product
+
+
+def operations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a program, those of programs that it runs once included.
+
+    Args:
+        jaxpr: the program, closed or not.
+
+    Yields:
+        Equations, in their order.
+    """
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for _, body in _bodies(eqn):
+            yield from operations(body)
+
+
 def _run(product: Matvec, v: PyTree) -> PyTree:
     closed, struct = jax.make_jaxpr(lambda product, v: product(v), return_shape=True)(product, v)
     found = _rewritten(closed)(*jax.tree.leaves((product, v)))
@@ -51,7 +73,7 @@ def _run(product: Matvec, v: PyTree) -> PyTree:
 
 def _rewritten(closed: ClosedJaxpr) -> Any:
     """The program as a function of its flat arguments."""
-    if not _any_pays(closed.jaxpr):
+    if not _any_pays(closed):
         return jaxpr_as_fun(closed)
 
     def run(*args: Any) -> list[Any]:
@@ -72,7 +94,7 @@ def _results(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     params = eqn.params
     for name, body in _bodies(eqn):
         closed = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
-        if _any_pays(closed.jaxpr):
+        if _any_pays(closed):
             changed = jax.make_jaxpr(_rewritten(closed))(*closed.in_avals)
             params = params | {name: changed if isinstance(body, ClosedJaxpr) else changed.jaxpr}
     found = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(params))
@@ -85,5 +107,4 @@ def _bodies(eqn: Any) -> list[tuple[str, Any]]:
 
 
 def _any_pays(jaxpr: Any) -> bool:
-    inner = (getattr(body, "jaxpr", body) for eqn in jaxpr.eqns for _, body in _bodies(eqn))
-    return any(map(pays_by_rows, jaxpr.eqns)) or any(map(_any_pays, inner))
+    return any(map(pays_by_rows, operations(jaxpr)))

@@ -24,6 +24,18 @@ _LEAST_INSIDE = 0.95
 """Of the rows that are multiplied, those that are not padding."""
 
 
+def can_be_by_rows(eqn: Any) -> bool:
+    """Whether an operation is a convolution of images without groups, on a CPU.
+
+    Args:
+        eqn: an equation of a jaxpr.
+
+    Returns:
+        True if ``convolve_by_rows`` takes it.
+    """
+    return _window(eqn) is not None
+
+
 def transposes_pay_by_rows(eqn: Any) -> bool:
     """Whether the transposes of an operation are those of a convolution that is faster by rows on this machine.
 
@@ -86,7 +98,7 @@ def convolve_by_rows(eqn: Any, operands: Sequence[jax.Array]) -> jax.Array:
     """The results of such a convolution.
 
     Args:
-        eqn: an equation for which ``pays_by_rows`` or ``transposes_pay_by_rows`` holds.
+        eqn: an equation for which ``can_be_by_rows`` holds.
         operands: images and kernel.
 
     Returns:

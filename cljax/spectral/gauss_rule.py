@@ -33,8 +33,21 @@ def tridiagonal_rule(alphas: jax.Array, betas: jax.Array) -> Rule:
     Returns:
         The rule, NaN where a coefficient is.
     """
-    values, vectors = tridiagonal_pairs(alphas, betas)
-    return Rule(values, vectors[0] ** 2, jnp.abs(betas[-1] * vectors[-1]))
+    return rule_of_pairs(*tridiagonal_pairs(alphas, betas), betas[-1])
+
+
+def rule_of_pairs(values: jax.Array, vectors: jax.Array, left: jax.Array) -> Rule:
+    """The rule of a tridiagonal matrix whose eigenpairs are at hand.
+
+    Args:
+        values: (m,), ascending.
+        vectors: (m, m), in columns.
+        left: norm of what a run of m steps leaves.
+
+    Returns:
+        The rule.
+    """
+    return Rule(values, vectors[0] ** 2, jnp.abs(left * vectors[-1]))
 
 
 @jax.jit

@@ -212,9 +212,9 @@ _vdot = jax.jit(tree.vdot)
 def _check_first(path: pathlib.Path, rule: Rule, op: LinearOperator, probe: PyTree) -> None:
     """Require the mean of the first rule to be ⟨z, A z⟩: an operator may hold data that its fingerprint cannot know."""
     found = float(_vdot(probe, tree.to_work(apply_product(linearized(op), op.struct, probe))))
-    nodes, weights = (np.asarray(x, np.float64) for x in rule[:2])
+    nodes, weights = (np.asarray(x, np.float64) for x in (rule.nodes, rule.weights))
     scale = np.sqrt(np.sum(weights * nodes**2))
-    if np.isfinite(scale) and not abs(found - np.sum(weights * nodes)) <= scale * np.finfo(rule[0].dtype).eps ** 0.5:
+    if np.isfinite(scale) and not abs(found - np.sum(weights * nodes)) <= scale * np.finfo(rule.nodes.dtype).eps ** 0.5:
         raise ValueError(
             f"checkpoint: {path} is of another operator or other data: its first product does not come out again; "
             "delete it, or give another path"

@@ -19,7 +19,7 @@ from cljax._in_flight import landed
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.differentiable import is_traced
-from cljax.spectral.gauss_rule import Rule
+from cljax.spectral.gauss_rule import Rule, rule_of_pairs
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.lanczos import tridiagonalize
 from cljax.spectral.memory import ALL
@@ -96,9 +96,8 @@ def _ends(
     ends = np.concatenate([np.arange(each), np.arange(num - each, num)])
     gaps = jnp.diff(nodes, prepend=-jnp.inf, append=jnp.inf)
     gap = jnp.minimum(gaps[:-1], gaps[1:])
-    residuals = jnp.abs(betas[-1] * vectors[-1])
+    _, weights, residuals = rule_of_pairs(nodes, vectors, betas[-1])
     accurate = jnp.zeros(num, bool).at[ends].set(True) & (residuals**2 <= LEFT * gap**2)
-    weights = vectors[0] ** 2
     rest = jnp.where(accurate, 0, weights)
     total = jnp.sum(rest)
     left = total > jnp.sqrt(jnp.finfo(total.dtype).eps)  # else the run has found all that its start has

@@ -112,6 +112,7 @@ def _as_json(found: CheckpointSpectrum) -> dict[str, Any]:
             "mean_eigenvalue_standard_error": None if len(density.nodes) == 1 else float(error),
             "nodes": density.nodes.tolist(),
             "weights": density.weights.tolist(),
+            "reach": density.reach.tolist(),
             "extreme_values": host_values(extremes.values).tolist(),
             "extreme_residual_norms": host_values(extremes.residual_norms).tolist(),
             "extreme_status": status_names(host_values(extremes.status)),
