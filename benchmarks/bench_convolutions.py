@@ -31,7 +31,8 @@ def measure(problem: Problem, repeats: int) -> list[dict[str, Any]]:
         repeats: rounds in each of which every program runs once; 0 counts FLOPs alone.
 
     Returns:
-        Rows: problem, operator (what it is), form "pays" or "does not pay" for convolutions, how often it is there,
+        Rows: problem, operator (what it is), form "yes" or "no" for convolutions that
+        products write by rows or not, how often it is there,
         FLOPs by rows in those of the program as it is; seconds as it is, and the ratio by rows, as ``harness.Spread``,
         None where nothing was timed.
     """
@@ -49,7 +50,7 @@ def measure(problem: Problem, repeats: int) -> list[dict[str, Any]]:
     for words, eqns in kinds.items():
         operands = [jax.random.normal(jax.random.key(2), var.aval.shape, var.aval.dtype) for var in eqns[0].invars]
         pair = [compile_program(partial(fn, eqns[0]), *operands) for fn in (_run, _run_by_rows)]
-        form = "pays" if pays_by_rows(eqns[0]) else "does not pay"
+        form = "yes" if pays_by_rows(eqns[0]) else "no"
         rows.append(_row(problem, words, form, len(eqns), pair, repeats))
     return rows
 
@@ -71,17 +72,17 @@ def _run_by_rows(eqn: Any, *operands: Any) -> Any:
 
 
 def _words(eqn: Any) -> str:
-    """Images, channels, size; window; outputs and their size, and what else tells two convolutions apart."""
+    """Images, size and channels, the window, size of the results and outputs, and what else tells two apart."""
     numbers, params = eqn.params["dimension_numbers"], eqn.params
     shapes = [
         [var.aval.shape[axis] for axis in axes]
         for var, axes in zip((*eqn.invars, *eqn.outvars), (*numbers,), strict=True)
     ]
     (images, channels, *size), (outputs, _, *window), (_, _, *places) = shapes
-    words = f"{images} images, {channels} channels, {_by(size)}; window {_by(window)}; {outputs} outputs, {_by(places)}"
-    for name in ("window_strides", "lhs_dilation", "rhs_dilation"):
+    words = f"{_by((images, *size, channels))} * {_by(window)} -> {_by((*places, outputs))}"
+    for name, word in (("window_strides", "stride"), ("lhs_dilation", "between"), ("rhs_dilation", "dilation")):
         if any(step != 1 for step in params[name]):
-            words += f"; {name.split('_', maxsplit=1)[0]} {_by(params[name])}"
+            words += f", {word} {_by(params[name])}"
     return words
 
 
@@ -105,7 +106,7 @@ def _row(problem: Problem, words: str, form: str, count: int, pair: list[Program
 
 def _table(problem: Problem, rows: list[dict[str, Any]]) -> Table:
     title = f"{problem.name}, batch {problem.config['batch_size']}: convolutions by rows"
-    table = empty_table(title, ("what", "rows"), ("times", "ms", "time by rows", "FLOPs by rows"))
+    table = empty_table(title, ("what", "by rows"), ("times", "ms", "time", "FLOPs"))
     for row in rows:
         seconds, ratio, flops = row["seconds"], row["time_ratio"], row["flops_ratio"]
         table.add_row(
