@@ -31,10 +31,9 @@ def measure(problem: Problem, repeats: int) -> list[dict[str, Any]]:
         repeats: rounds in each of which every program runs once; 0 counts FLOPs alone.
 
     Returns:
-        Rows: problem, operator (what it is), form "yes" or "no" for convolutions that
-        products write by rows or not, how often it is there,
-        FLOPs by rows in those of the program as it is; seconds as it is, and the ratio by rows, as ``harness.Spread``,
-        None where nothing was timed.
+        Rows: problem, operator (what it is), form "yes" or "no" for convolutions that products write by rows or not,
+        how often it is there, FLOPs by rows in those of the program as it is; seconds as it is, and the ratio by rows,
+        as ``harness.Spread``, None where nothing was timed.
     """
     rows: list[dict[str, Any]] = []
     kinds: dict[str, list[Any]] = collections.defaultdict(list)

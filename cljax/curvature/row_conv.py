@@ -6,8 +6,11 @@ On CPUs two kinds of convolutions are faster so, to the same result up to roundi
   5 x 5 windows from 6 channels to 16 take 2.7 times as long as written this way, 3 to 16 channels 4.6 times, 3 x 3
   windows from 8 to 16 channels 1.3 times; from 16 channels on it is even.
 * The derivative in a kernel, itself a convolution, whose window is as large as the image and whose channels are the
-  examples: 2.0 times as long from 64 channels to 64 on 32 x 32, 2.3 times for the second kernel of a LeNet; from 128
-  channels on, and below half a million entries of window and outputs, either may be the faster.
+  examples: 2.2 times as long from 64 channels to 64 on 32 x 32, 2.3 to 3.7 times for the second kernel of a LeNet. From
+  128 channels on the gain is small beside what padding adds, and below half a million entries of window and outputs
+  either may be the faster.
+
+``python -m benchmarks run --suite convolutions`` measures the second kind.
 """
 
 import math
