@@ -47,6 +47,11 @@ class Layout:
         """A vector in the shardings ``specs`` as rows; no communication."""
         return self._rows(vector, self.specs)
 
+    def rows_like(self, vector: PyTree, like: "Rows") -> "Rows":
+        """As ``rows``; ``like`` is some other vector."""
+        del like
+        return self.rows(vector)
+
     def rows_of(self, vectors: PyTree) -> "Rows":
         """Vectors with leaves (k, *shape), in the shardings ``kept``, as rows; they are whole one at a time."""
         return self._rows(vectors, self.kept, several=True)
@@ -99,6 +104,10 @@ class Layout:
             return jax.ShapeDtypeStruct((*lead, size), dtype, sharding=sharding)
 
         return Rows(tuple(leaf(index, x.dtype) for index, x in enumerate(jax.tree.leaves(like))), self)
+
+    def made(self, make: Callable[[PyTree], PyTree], rows: "Rows") -> "Rows":
+        """What ``make`` gives for the shapes of a vector, as rows."""
+        return self.rows(make(self.like(rows)))
 
     def row_spec(self, leaf: int, rank: int) -> PartitionSpec:
         """PartitionSpec of a leaf in rows, with rank − 1 axes in front that are not split."""

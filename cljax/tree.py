@@ -7,12 +7,14 @@ least, at the highest matrix-product precision.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from cljax import _random
 from cljax._basis import basis_combine as basis_combine
 from cljax._basis import basis_dot as basis_dot
 from cljax._basis import basis_get as basis_get
@@ -71,7 +73,7 @@ def from_rows(vector: PyTree) -> PyTree:
 
 def rows_like(vector: PyTree, like: PyTree) -> PyTree:
     """A vector as a Krylov run keeps it, where ``like`` is one that is split over a mesh."""
-    return like.layout.rows(vector) if isinstance(like, Rows) else vector
+    return like.layout.rows_like(vector, like) if isinstance(like, Rows) else vector
 
 
 def whole(vectors: PyTree) -> PyTree:
@@ -158,33 +160,25 @@ def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> P
         A pytree like ``tree``; the same for the same key, however the arrays are sharded.
 
     Raises:
-        TypeError: if ``key`` is no typed PRNG key.
+        TypeError: if ``key`` is no typed PRNG key, or a leaf is not floating.
         ValueError: if the distribution is not known.
     """
     check_key("key", key)
-    if isinstance(tree, Rows):
-        return tree.layout.rows(random_like(key, tree.layout.like(tree), distribution))
     if distribution not in _SAMPLERS:
         raise ValueError(f"distribution: expected one of {sorted(_SAMPLERS)}, got {distribution!r}")
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(treedef, _samples(key, tuple((x.shape, x.dtype) for x in leaves), distribution))
+    if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(tree)):
+        raise TypeError(f"tree: expected floating leaves, got {sorted({str(x.dtype) for x in jax.tree.leaves(tree)})}")
+    return _entries(_SAMPLERS[distribution], key, tree)
 
 
-_SAMPLERS = {"normal": jax.random.normal, "rademacher": jax.random.rademacher}
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _samples(key: jax.Array, likes: tuple[tuple[Any, Any], ...], distribution: str) -> list[jax.Array]:
-    sample = _SAMPLERS[distribution]
-    keys = jax.random.split(key, max(len(likes), 1))
-    return [sample(k, shape, dtype) for k, (shape, dtype) in zip(keys, likes, strict=False)]
+_SAMPLERS = {"normal": _random.normal, "rademacher": _random.rademacher}
 
 
 def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
     """Entries scattered over (−1, 1) in the shapes and dtypes of ``tree``, by a hash of their places.
 
-    For vectors that must only lie in no special subspace: a program with this compiles in a fraction of the time that
-    one with ``random_like`` takes. For anything with a distribution, use ``random_like``.
+    For vectors that must only lie in no special subspace: a program with this compiles in half of the time that one
+    with ``random_like`` takes. For anything with a distribution, use ``random_like``.
 
     Args:
         seed: uint32 scalar.
@@ -192,25 +186,23 @@ def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
 
     Returns:
         A pytree like ``tree``.
-
-    References:
-        The mixing function is the finalizer of MurmurHash3, of the public domain.
     """
+    return _entries(_random.scattered, seed, tree)
 
-    def leaf(index: int, x: jax.Array) -> jax.Array:
-        place = seed * jnp.uint32(0x9E3779B9) + jnp.uint32((index * 0x85EBCA77) % 2**32)
-        for axis in range(x.ndim):
-            stride = jnp.uint32(math.prod(x.shape[axis + 1 :]) % 2**32)
-            place = place + stride * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            place = (place ^ (place >> shift)) * jnp.uint32(factor)
-        mixed = (place ^ (place >> 16)).astype(jnp.int32)
-        return mixed.astype(x.dtype) / 2.0**31
 
+def _entries(sample: Callable[..., jax.Array], source: jax.Array, tree: PyTree) -> PyTree:
     if isinstance(tree, Rows):
-        return tree.layout.rows(scattered_like(seed, tree.layout.like(tree)))
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(treedef, [leaf(index, x) for index, x in enumerate(leaves)])
+        return tree.layout.made(functools.partial(_entries, sample, source), tree)
+    leaves, structure = jax.tree.flatten(tree)
+    shapes, dtypes = tuple(tuple(x.shape) for x in leaves), tuple(x.dtype for x in leaves)
+    return jax.tree.unflatten(structure, _made(source, sample, shapes, dtypes))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _made(source: jax.Array, sample: Callable[..., jax.Array], shapes: Any, dtypes: Any) -> list[jax.Array]:
+    """Arrays that follow each other, as ``sample(source, shape, dtype, start)`` makes each."""
+    likes = zip(shapes, dtypes, _random.starts(shapes), strict=True)
+    return [sample(source, shape, dtype, start) for shape, dtype, start in likes]
 
 
 def is_replicated(tree: PyTree) -> bool:

@@ -9,6 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import cljax
 from cljax import curvature, losses, spectral, tree
 from cljax.spectral import driver as drivers
+from cljax.spectral.host_driver import capacities
+from cljax.spectral.memory import ALL
 from tests.problems import SHANNON, mlp
 from tests.test_lanczos import operator, random_symmetric
 
@@ -95,7 +97,21 @@ def test_the_host_loop_holds_what_is_planned():
         spectral.extreme_eigenpairs(op, KEY, tol=1e-7, max_products=30, memory=mode.memory, driver="host")
         jax.effects_barrier()
         assert max(sizes) <= mode.device_bytes <= max(sizes) + 5 * 4 * n
-    assert modes(planned)["all"].device_bytes >= (16 + 31) * 4 * n
+    grown = modes(spectral.plan(quiet, max_products=100, driver="host"))["all"]
+    assert grown.device_bytes >= (32 + 101) * 4 * n
+
+
+def test_a_small_basis_grows_rarely_and_a_large_one_by_no_more_than_it_needs():
+    def sizes(capacity, entries, width=1, memory=ALL):
+        return capacities(capacity, width, memory, jax.ShapeDtypeStruct((entries,), jnp.float32))
+
+    assert sizes(41, 1000) == [41]
+    assert sizes(301, 1000) == [32, 128, 301]
+    assert sizes(301, 1000, width=40) == [80, 301]
+    assert sizes(101, 10**7) == [16, 32, 64, 101]
+    assert sizes(101, 10**7, memory=spectral.Memory(basis_size=101)) == [101]
+    assert sizes(101, 3 * 10**6, memory=spectral.Memory(half=True)) == [32, 64, 101]
+    assert sizes(12, 10**9) == [12]
 
 
 def test_budget_and_recommendation():

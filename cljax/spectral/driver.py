@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._joined import joined_of
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -22,7 +21,7 @@ from cljax.spectral.goal import Goal, check_due, look
 from cljax.spectral.host_driver import run_on_host, split
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.krylov import KrylovState, krylov_start, krylov_step
-from cljax.spectral.memory import ALL, Memory
+from cljax.spectral.memory import ALL, Memory, run_layout
 from cljax.spectral.restart import compress, num_kept
 from cljax.spectral.run_file import fingerprint
 
@@ -154,25 +153,6 @@ def run_krylov(
 
     loop = driver if isinstance(driver, HostLoop) else HostLoop()
     return run_on_host(multiply, op.struct, vectors, key, goal, guess, num_steps, capacity, memory, loop, parts)
-
-
-def run_layout(op: LinearOperator, memory: Memory) -> Any:
-    """How a run keeps the vectors of an operator.
-
-    Args:
-        op: the operator.
-        memory: how its basis is kept.
-
-    Returns:
-        Split over a mesh, joined in one array where they are whole on each device, or None for leaf by leaf: on the
-        host, and inside of jit, where it cannot be seen whether they are whole.
-    """
-    layout = memory.layout(op.struct)
-    shardings = [x.sharding for x in jax.tree.leaves(op.struct)]
-    whole = all(sharding is None or sharding.is_fully_replicated for sharding in shardings)
-    if layout is not None or memory.offload or is_traced(op) or not whole:
-        return layout
-    return joined_of(op.struct)
 
 
 @partial(jax.jit, static_argnames=("num_steps", "capacity", "flatten", "half"))

@@ -22,14 +22,32 @@ from cljax.spectral.offload import OffloadedRun
 from cljax.spectral.restart import compress, num_kept
 from cljax.spectral.run_file import SavedRun, check_repeated, load_run, save_run
 
-_FIRST_CAPACITY = 16
+_FIRST_CAPACITY = (16, 32)
+_SMALL_BASIS = 2**28
+"""Bytes of a basis that is worth less than the compilation of one more program."""
 
 
-def capacities(capacity: int, width: int, memory: Memory) -> list[int]:
-    """Places in the basis of a run on the device, as it grows: at once all of those that a bounded basis may have."""
-    sizes = [capacity if memory.basis_size is not None else min(capacity, max(_FIRST_CAPACITY, 2 * width))]
+def capacities(capacity: int, width: int, memory: Memory, struct: PyTree) -> list[int]:
+    """Places in the basis of a run on the device, as it grows: each size is a program more.
+
+    Args:
+        capacity: most places.
+        width: pending vectors.
+        memory: how the basis is kept; a bounded one has all its places at once.
+        struct: shapes and dtypes of the operator's vectors.
+
+    Returns:
+        The sizes, ascending.
+    """
+    widest = max(tree.work_dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(struct))
+    vector_bytes = tree.size(struct) * (2 if memory.half else widest)
+    least, small = _FIRST_CAPACITY
+    first = max(small if small * vector_bytes <= _SMALL_BASIS else least, 2 * width)
+    whole = memory.basis_size is not None or (capacity <= 2 * first and capacity * vector_bytes <= _SMALL_BASIS)
+    sizes = [capacity if whole else min(capacity, first)]
     while sizes[-1] < capacity:
-        sizes.append(min(capacity, 2 * sizes[-1]))
+        growth = 4 if 4 * sizes[-1] * vector_bytes <= _SMALL_BASIS else 2
+        sizes.append(min(capacity, growth * sizes[-1]))
     return sizes
 
 
@@ -144,11 +162,11 @@ def run_on_host(
     """
     width = jax.tree.leaves(vectors)[0].shape[0]
     run: Any
+    sizes = capacities(capacity, width, memory, struct)
     if memory.offload:
         run = OffloadedRun(vectors, key, capacity, guess, struct)
     else:
-        first = capacities(capacity, width, memory)[0]
-        run = DeviceRun(_start(vectors, key, first, tree.is_replicated(vectors), guess, memory.half))
+        run = DeviceRun(_start(vectors, key, sizes[0], tree.is_replicated(vectors), guess, memory.half))
     jumped, done, path = jnp.zeros_like(run.state.used, bool), False, None
     if loop.checkpoint is not None:
         path, mark = pathlib.Path(loop.checkpoint), parts()
@@ -164,7 +182,7 @@ def run_on_host(
         for step in range(start + 1, num_steps + 1 if not done else 0):
             if run.capacity == used + width:
                 if run.capacity < capacity:
-                    run.grow(min(capacity, 2 * run.capacity))
+                    run.grow(min(size for size in sizes if size > run.capacity))
                 elif goal is not None:
                     kept = num_kept(capacity - width, goal.num_top, goal.num_bottom)
                     run.compress(*kept)

@@ -7,8 +7,11 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax._checks import check_positive_int
+from cljax._joined import joined_of
 from cljax._layout import Layout, layout_of
 from cljax._typing import PyTree
+from cljax.curvature.base import LinearOperator
+from cljax.spectral.differentiable import is_traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +89,22 @@ class Memory:
 
 ALL = Memory()
 """Keep every vector, on the device, as it is worked with."""
+
+
+def run_layout(op: LinearOperator, memory: Memory = ALL) -> Any:
+    """How a run keeps the vectors of an operator.
+
+    Args:
+        op: the operator.
+        memory: how its basis is kept.
+
+    Returns:
+        Split over a mesh, joined in one array where they are whole on each device, or None for leaf by leaf: on the
+        host, and inside of jit, where it cannot be seen whether they are whole.
+    """
+    layout = memory.layout(op.struct)
+    shardings = [x.sharding for x in jax.tree.leaves(op.struct)]
+    whole = all(sharding is None or sharding.is_fully_replicated for sharding in shardings)
+    if layout is not None or memory.offload or is_traced(op) or not whole:
+        return layout
+    return joined_of(op.struct)

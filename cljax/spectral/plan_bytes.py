@@ -19,7 +19,7 @@ from cljax.curvature.base import LinearOperator
 from cljax.spectral import driver, host_driver, recurrence, rules
 from cljax.spectral.goal import Goal
 from cljax.spectral.krylov import krylov_start
-from cljax.spectral.memory import Memory
+from cljax.spectral.memory import Memory, run_layout
 from cljax.spectral.three_term import ThreeTermState, three_term_update
 
 
@@ -63,8 +63,8 @@ class Programs:
 
     def host(self, capacity: int, memory: Memory) -> int:
         """The host loop, which makes a larger basis by a copy when one is full and may grow."""
-        sizes = host_driver.capacities(capacity, self._width, memory)
-        state, layout = self._state(capacity, memory), driver.run_layout(self._op, memory)
+        sizes = host_driver.capacities(capacity, self._width, memory, self._op.struct)
+        state, layout = self._state(capacity, memory), run_layout(self._op, memory)
         before = num_bytes(self._state(sizes[-2], memory)) if len(sizes) > 1 else 0
         operand = self._operand if layout is None else layout.row_shapes(self._operand)
         update = num_bytes(operand) + _analysis(host_driver._update.lower(state, operand)).temp_size_in_bytes
@@ -92,7 +92,7 @@ class Programs:
 
     def _several(self, num: int, memory: Memory) -> PyTree:
         """Shapes of some vectors as the run keeps them."""
-        layout = driver.run_layout(self._op, memory)
+        layout = run_layout(self._op, memory)
         return _several(self._vector, num) if layout is None else layout.row_shapes(self._vector, num)
 
     def _results(self, memory: Memory) -> int:
@@ -102,7 +102,7 @@ class Programs:
         vectors = self._several(self._width, memory)
         start = functools.partial(krylov_start, capacity=capacity, flatten=_is_whole(vectors), half=memory.half)
         state = jax.eval_shape(start, vectors, self._key)
-        layout = driver.run_layout(self._op, memory)
+        layout = run_layout(self._op, memory)
         if layout is None:
             return dataclasses.replace(state, vector=self._vector)
         basis = layout.row_shapes(state.basis, capacity)

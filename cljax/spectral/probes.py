@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax._layout import Layout, layout_of
+from cljax._layout import Layout
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs
 
@@ -54,27 +54,28 @@ def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int
     return vectors if layout is None else layout.put(vectors)
 
 
-def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree) -> PyTree:
-    """A random vector as a run keeps it: split as the operator's are, each device making its own part.
+def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree, layout: Any = None) -> PyTree:
+    """A random vector as a run keeps it, each device making its own part.
 
     Args:
-        fn: ``fn(key, struct)`` gives the vector; a function of a module.
+        fn: ``fn(key, like)`` gives a vector of the shapes of ``like``; a function of a module.
         key: typed PRNG key.
         struct: shapes, dtypes and shardings of the operator's vectors.
+        layout: how a run keeps them, see ``run_layout``.
 
     Returns:
-        The vector, as rows where it is split.
+        The vector, as rows where there is a layout.
     """
     leaves, structure = jax.tree.flatten(struct)
-    shapes, layout = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), layout_of(struct)
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
     vector = _one_vector(fn, key, shapes, structure, layout)
     return tree.place_like(vector, struct) if layout is None else vector
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
-def _one_vector(fn: Any, key: jax.Array, shapes: Any, structure: Any, layout: Layout | None) -> PyTree:
-    vector = fn(key, structure.unflatten(shapes))
-    return vector if layout is None else layout.rows(vector)
+def _one_vector(fn: Any, key: jax.Array, shapes: Any, structure: Any, layout: Any) -> PyTree:
+    like = structure.unflatten(shapes)
+    return fn(key, like if layout is None else layout.row_shapes(like))
 
 
 def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tuple[PyTree, jax.Array]:

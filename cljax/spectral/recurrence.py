@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._in_flight import landed
-from cljax._layout import Layout, layout_of
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import apply_product, linearized
+from cljax.spectral.memory import run_layout
 from cljax.spectral.probes import one_vector
 
 
@@ -42,13 +42,13 @@ def each_probe(
     Returns:
         What ``run`` returns, stacked along a new first axis.
     """
-    keys = probe_keys(key, num_probes)[:, 0]
+    keys, layout = probe_keys(key, num_probes)[:, 0], run_layout(op)
     if driver == "compiled":
-        return landed(_each_compiled(op, keys, args, run, num_steps, layout_of(op.struct)))
+        return landed(_each_compiled(op, keys, args, run, num_steps, layout))
     product = linearized(op)
     found = []
     for k in keys:
-        probe = one_vector(unit_probe, k, op.struct)
+        probe = one_vector(unit_probe, k, op.struct, layout)
         found.append(landed(run(driver, product, op.struct, probe, num_steps, *args)))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
@@ -65,13 +65,13 @@ def _each_compiled(
     args: tuple[Any, ...],
     run: Callable[..., Any],
     num_steps: int,
-    layout: Layout | None,
+    layout: Any,
 ) -> Any:
     product, struct = op.linearize(), op.struct
+    like = struct if layout is None else layout.row_shapes(struct)
 
     def one(key: jax.Array) -> Any:
-        probe = unit_probe(key, struct)
-        return run("compiled", product, struct, probe if layout is None else layout.rows(probe), num_steps, *args)
+        return run("compiled", product, struct, unit_probe(key, like), num_steps, *args)
 
     return jax.lax.map(one, keys)
 

@@ -23,6 +23,7 @@ from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import apply_product, linearized
 from cljax.spectral.estimate import Estimate, within
+from cljax.spectral.memory import run_layout
 from cljax.spectral.probes import one_vector
 
 _GROWTH = 1.2
@@ -72,8 +73,8 @@ def probe_like(key: jax.Array, index: jax.Array | int, like: PyTree, distributio
 
 
 def first_probe(op: LinearOperator, key: jax.Array, distribution: str) -> PyTree:
-    """Probe 0, split as the operator's vectors are."""
-    return one_vector(_FIRST[distribution], key, op.struct)
+    """Probe 0, as a run keeps it."""
+    return one_vector(_FIRST[distribution], key, op.struct, run_layout(op))
 
 
 _FIRST = {
