@@ -101,32 +101,43 @@ def measure(problem: Problem, repeats: int) -> list[dict[str, Any]]:
 
 
 def measure_command(problem: str, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of a whole short ``cljax track``, imports included: with no programs on disk, and again.
+    """Seconds of a short ``cljax track``, imports included: with no programs on disk, and again.
 
     Args:
         problem: name that the rows carry.
         repeats: pairs of commands.
 
     Returns:
-        Two rows.
+        Four rows: until its first row of measurements is written, and until its end.
     """
-    cold: list[float] = []
-    warm: list[float] = []
+    seconds: dict[str, list[float]] = {}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             cache = pathlib.Path(folder, "cache")
             options = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-            for seconds in (cold, warm):
-                command = [sys.executable, *COMMAND, "--run-dir", str(pathlib.Path(folder, str(len(seconds))))]
-                if seconds is warm:
-                    command.append("--overwrite")
-                start = time.perf_counter()
-                subprocess.run(command, env=os.environ | options, check=True, capture_output=True)
-                seconds.append(time.perf_counter() - start)
-    return [
-        _row(problem, "command", name, seconds, seconds)
-        for name, seconds in (("cljax track, first", cold), ("cljax track, second", warm))
-    ]
+            for which in ("first", "second"):
+                first_row, end = _run_command(pathlib.Path(folder, which), os.environ | options)
+                seconds.setdefault(f"cljax track, {which}, to its first row", []).append(first_row)
+                seconds.setdefault(f"cljax track, {which}", []).append(end)
+    return [_row(problem, "command", name, found, found) for name, found in seconds.items()]
+
+
+def _run_command(run_dir: pathlib.Path, environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds to the first row of a run and to its end."""
+    metrics, first_row = run_dir / "metrics.jsonl", None
+    start = time.perf_counter()
+    command = [sys.executable, *COMMAND, "--run-dir", str(run_dir)]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        while process.poll() is None:
+            if first_row is None and metrics.exists() and metrics.stat().st_size:
+                first_row = time.perf_counter() - start
+            time.sleep(0.01)
+        end = time.perf_counter() - start
+        if process.returncode or first_row is None:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output.read().decode()}")
+    return first_row, end
 
 
 def _no_reference() -> Reference:

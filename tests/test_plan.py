@@ -105,9 +105,11 @@ def test_a_small_basis_grows_rarely_and_a_large_one_by_no_more_than_it_needs():
     def sizes(capacity, entries, width=1, memory=ALL):
         return capacities(capacity, width, memory, jax.ShapeDtypeStruct((entries,), jnp.float32))
 
-    assert sizes(41, 1000) == [41]
-    assert sizes(301, 1000) == [32, 128, 301]
-    assert sizes(301, 1000, width=40) == [80, 301]
+    assert sizes(41, 10**5) == [41]
+    assert sizes(301, 8192) == [128, 301]
+    assert sizes(301, 8193) == [32, 128, 301]
+    assert sizes(301, 8193, width=40) == [80, 301]
+    assert sizes(101, 2**16) == [32, 101]
     assert sizes(101, 10**7) == [16, 32, 64, 101]
     assert sizes(101, 10**7, memory=spectral.Memory(basis_size=101)) == [101]
     assert sizes(101, 3 * 10**6, memory=spectral.Memory(half=True)) == [32, 64, 101]

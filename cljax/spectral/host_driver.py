@@ -22,9 +22,11 @@ from cljax.spectral.offload import OffloadedRun
 from cljax.spectral.restart import compress, num_kept
 from cljax.spectral.run_file import SavedRun, check_repeated, load_run, save_run
 
-_FIRST_CAPACITY = (16, 32)
-_SMALL_BASIS = 2**28
-"""Bytes of a basis that is worth less than the compilation of one more program."""
+_FIRST_SIZES = ((128, 2**22), (32, 2**28))
+"""Places of the first basis and the most bytes that it may take: in a cache, in memory that nobody misses."""
+_LEAST_FIRST = 16
+_AT_ONCE = 64
+"""Places that a basis gets at once where it takes little memory and may need no more of them."""
 
 
 def capacities(capacity: int, width: int, memory: Memory, struct: PyTree) -> list[int]:
@@ -41,12 +43,12 @@ def capacities(capacity: int, width: int, memory: Memory, struct: PyTree) -> lis
     """
     widest = max(tree.work_dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(struct))
     vector_bytes = tree.size(struct) * (2 if memory.half else widest)
-    least, small = _FIRST_CAPACITY
-    first = max(small if small * vector_bytes <= _SMALL_BASIS else least, 2 * width)
-    whole = memory.basis_size is not None or (capacity <= 2 * first and capacity * vector_bytes <= _SMALL_BASIS)
-    sizes = [capacity if whole else min(capacity, first)]
+    first = next((places for places, most in _FIRST_SIZES if places * vector_bytes <= most), _LEAST_FIRST)
+    little = _FIRST_SIZES[-1][1]
+    whole = memory.basis_size is not None or (capacity <= _AT_ONCE and capacity * vector_bytes <= little)
+    sizes = [capacity if whole else min(capacity, max(first, 2 * width))]
     while sizes[-1] < capacity:
-        growth = 4 if 4 * sizes[-1] * vector_bytes <= _SMALL_BASIS else 2
+        growth = 4 if 4 * sizes[-1] * vector_bytes <= little else 2
         sizes.append(min(capacity, growth * sizes[-1]))
     return sizes
 
