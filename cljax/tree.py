@@ -40,9 +40,16 @@ def struct(tree: PyTree) -> PyTree:
 
     def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
         placed = isinstance(x, jax.ShapeDtypeStruct) or (_is_concrete(x) and x.committed)
-        return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=x.sharding if placed else None)
+        known = isinstance(x, jax.ShapeDtypeStruct | jax.Array)  # of these the dtype is what ``result_type`` gives
+        dtype = x.dtype if known else jnp.result_type(x)
+        return jax.ShapeDtypeStruct(jnp.shape(x), dtype, sharding=x.sharding if placed else None)
 
     return jax.tree.map(leaf, tree)
+
+
+def work_struct(struct: PyTree) -> PyTree:
+    """Shapes of vectors like ``struct`` in the dtypes to accumulate in, see ``work_dtype``."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, work_dtype(x.dtype)), struct)
 
 
 def place_like(tree: PyTree, struct: PyTree, leading_axes: int = 0) -> PyTree:
@@ -92,7 +99,7 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """``tree`` in the dtypes of ``like``, leaf by leaf."""
     if isinstance(tree, Rows) and not isinstance(like, Rows):
         like = Rows(tuple(jax.tree.leaves(like))[: len(tree.leaves)], tree.layout)  # joined leaves have one dtype
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+    return jax.tree.map(lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), tree, like)
 
 
 def to_work(tree: PyTree) -> PyTree:

@@ -140,7 +140,7 @@ def run_krylov(
     capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":
         return _compiled(op, vectors, key, goal, guess, num_steps, capacity, tree.is_replicated(vectors), memory.half)
-    product = linearized(op)
+    product, struct = linearized(op), op.struct
 
     def parts() -> dict[str, str]:
         arrays = {"key": key, "start vectors": given, "goal": (goal, guess)}
@@ -149,10 +149,10 @@ def run_krylov(
         return fingerprint(op, arrays, options)
 
     def multiply(vector: PyTree) -> PyTree:
-        return apply_product(product, op.struct, vector)
+        return apply_product(product, struct, vector)
 
     loop = driver if isinstance(driver, HostLoop) else HostLoop()
-    return run_on_host(multiply, op.struct, vectors, key, goal, guess, num_steps, capacity, memory, loop, parts)
+    return run_on_host(multiply, struct, vectors, key, goal, guess, num_steps, capacity, memory, loop, parts)
 
 
 @partial(jax.jit, static_argnames=("num_steps", "capacity", "flatten", "half"))

@@ -128,7 +128,7 @@ def empty_pairs(struct: PyTree, num_top: int, num_bottom: int, memory: Memory = 
         The pairs, not converged, of the structure and in the shardings that ``extreme_eigenpairs`` returns.
     """
     layout = memory.layout(tree.struct(struct))
-    like = jax.eval_shape(tree.to_work, struct)
+    like = tree.work_struct(struct)
     dtype = jnp.result_type(*jax.tree.leaves(like))
     pairs, guards = num_top + num_bottom, num_guards(num_top, num_bottom, tree.size(like))
 
@@ -195,4 +195,4 @@ def check_start(start: Any, struct: PyTree, name: str = "start") -> None:
     if not isinstance(start, Eigenpairs):
         raise TypeError(f"{name}: expected Eigenpairs of a previous call, got {type(start).__name__}")
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start.vectors)
-    check_same_struct(f"{name}.vectors", first, jax.eval_shape(tree.to_work, struct))
+    check_same_struct(f"{name}.vectors", first, tree.work_struct(struct))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
@@ -116,7 +117,7 @@ def extreme_eigenpairs(
         raise ValueError(f"criterion: expected one of {list(CRITERIA)}, got {criterion!r}")
     block_size = min(check_positive_int("block_size", block_size), dimension)
     check_key("key", key)
-    work = jax.eval_shape(tree.to_work, op.struct)
+    work = tree.work_struct(op.struct)
     if start is not None:
         check_start(start, op.struct)
     if check is not None:
@@ -158,8 +159,8 @@ def cold_goal(
 ) -> Goal:
     """The goal of a run that starts from ``num_cold`` random vectors like ``work``."""
     dtype = jnp.result_type(*jax.tree.leaves(work))
-    none = jnp.zeros(num_top + num_bottom, dtype)
-    no = jnp.array(False)
+    none: Any = np.zeros(num_top + num_bottom, dtype)
+    no: Any = np.array(False)
     sizes = {"num_top": num_top, "num_bottom": num_bottom, "num_cold": num_cold}
     return Goal(jnp.asarray(tol, dtype), none, no, no, criterion=criterion, certify=certify, **sizes)
 

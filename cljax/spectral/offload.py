@@ -102,7 +102,7 @@ class OffloadedRun:
     def __init__(self, vectors: PyTree, key: jax.Array, capacity: int, guess: jax.Array | None, struct: PyTree) -> None:
         width = jax.tree.leaves(vectors)[0].shape[0]
         self._struct = struct
-        self._like = jax.eval_shape(tree.to_work, struct)
+        self._like = tree.work_struct(struct)
         self._basis = HostBasis(self._like, capacity)
         start = _start(vectors, key, capacity=width, flatten=True)
         for rows, x in zip(self._basis.rows, jax.tree.leaves(start.basis), strict=True):

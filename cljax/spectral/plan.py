@@ -140,7 +140,7 @@ def plan(
         raise ValueError(f"relative_gap: expected a finite number above 0, got {relative_gap}")
     budget = _device_budget() if budget_bytes is None else check_positive_int("budget_bytes", budget_bytes)
     chosen = choose_driver(driver, op)
-    work = jax.eval_shape(tree.to_work, op.struct)
+    work = tree.work_struct(op.struct)
     goal = cold_goal(tol, work, num_top, num_bottom, "residual", width)
     steps, results = min(max_products, dimension), num_top + num_bottom + num_guards(num_top, num_bottom, dimension)
     programs = Programs(op, goal, max_products, width, results)

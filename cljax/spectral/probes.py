@@ -26,7 +26,7 @@ def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
     Returns:
         Leaves (num_vectors, *shape), scattered over (−1, 1).
     """
-    like = jax.eval_shape(tree.to_work, struct)
+    like = tree.work_struct(struct)
     each = [tree.scattered_like(seed, like) for seed in jax.random.bits(key, (num_vectors,), jnp.uint32)]
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
 

@@ -78,7 +78,7 @@ def _each_compiled(
 
 def unit_probe(key: jax.Array, struct: PyTree) -> PyTree:
     """Independent entries ±1/√n in the accumulation dtypes of ``struct``."""
-    signs = tree.random_like(key, jax.eval_shape(tree.to_work, struct), "rademacher")
+    signs = tree.random_like(key, tree.work_struct(struct), "rademacher")
     return tree.scale(tree.size(struct) ** -0.5, signs)
 
 

@@ -68,7 +68,7 @@ def check_arguments(
 
 def probe_like(key: jax.Array, index: jax.Array | int, like: PyTree, distribution: str) -> PyTree:
     """Probe number ``index`` of a run, the same whenever it is asked for, in accumulation dtypes."""
-    like = jax.eval_shape(tree.to_work, like)
+    like = tree.work_struct(like)
     return tree.random_like(jax.random.fold_in(key, index), like, distribution)
 
 

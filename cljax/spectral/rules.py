@@ -255,7 +255,7 @@ def normal_probe(key: jax.Array, op: LinearOperator) -> PyTree:
 
 
 def _normal(key: jax.Array, struct: PyTree) -> PyTree:
-    return tree.random_like(key, jax.eval_shape(tree.to_work, struct))
+    return tree.random_like(key, tree.work_struct(struct))
 
 
 def _shapes(op: LinearOperator) -> PyTree:
