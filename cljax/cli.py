@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import pathlib
 import re
 import sys
@@ -173,6 +174,10 @@ Command = (
 )
 
 
+NOT_READ = 141
+"""Exit code where the reader of the output is gone: 128 + 13, as a shell has it."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors that a user can mend are one line on standard error.
 
@@ -181,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 1 for a run that diverged, 2 for wrong input, 75 where another process was lost, 130 where
-        interrupted, 143 after SIGTERM, with a checkpoint.
+        interrupted, 141 where the reader of the output is gone, 143 after SIGTERM, with a checkpoint.
 
     Raises:
         JaxRuntimeError: if the runtime fails for another reason than memory.
@@ -201,7 +206,9 @@ def _run(argv: list[str] | None) -> int:
     except LostProcessError as error:
         return _fail(error, LOST)
     except (ValueError, TypeError, OSError) as error:
-        return _fail(error, LOST if is_lost_process(error) else 2)
+        if is_lost_process(error):
+            return _fail(error, LOST)
+        return _not_read() if isinstance(error, BrokenPipeError) else _fail(error, 2)
     except jax.errors.JaxRuntimeError as error:
         if is_lost_process(error):
             return _fail(error, LOST)
@@ -212,6 +219,12 @@ def _run(argv: list[str] | None) -> int:
         return _fail("interrupted; rows and checkpoints are kept: cljax resume RUN_DIR goes on", 130)
     except Exception:
         return _unexpected()
+
+
+def _not_read() -> int:
+    """Whoever read the output, such as ``head``, has enough of it: nothing is wrong, and nothing more is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return NOT_READ
 
 
 def _unexpected() -> int:

@@ -179,6 +179,15 @@ def test_help(command, capsys):
 
 
 @pytest.mark.fast
+def test_a_reader_that_has_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "cljax", "track", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (cli.NOT_READ, "")
+
+
 def test_in_a_process_of_its_own(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     module = [sys.executable, "-m", "cljax"]
