@@ -1,6 +1,8 @@
 """Rayleigh-Ritz on a Krylov state: extreme pairs, their measured residuals, and what these say of the values."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +124,12 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     Returns:
         The pairs; where the space is still too small for all of them, some are there twice and none has a residual.
     """
+    # without the vectors programs of all operators, looks and ends alike, have one trace of it
+    return _ritz_pairs(dataclasses.replace(state, basis=None, vector=None), num_top, num_bottom)
+
+
+@partial(jax.jit, static_argnames=("num_top", "num_bottom"))
+def _ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     values, vectors, norm = projected_eigh(state)
     used = jnp.arange(state.capacity) < state.used
     residuals, noise, rounding = residual_norms(state, values, vectors)
