@@ -9,7 +9,7 @@ import pytest
 
 from cljax import training
 from cljax.training.checkpoint import Checkpoints
-from cljax.training.metrics import TIMING_FIELDS
+from cljax.training.metrics import TIMING_FIELDS, EventLog
 from tests.runs import read_rows, tiny
 
 pytestmark = pytest.mark.fast
@@ -36,6 +36,15 @@ def untimed(rows):
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     return training.fit(tiny(tmp_path_factory.mktemp("fit")), progress=False)
+
+
+def test_the_event_file_is_made_with_the_first_row(tmp_path):
+    log = EventLog(tmp_path / "events")
+    log.close()
+    assert not (tmp_path / "events").exists()
+    log.append({"step": 0, "train_loss": 1.0})
+    log.close()
+    assert len(list((tmp_path / "events").iterdir())) == 1
 
 
 def test_rows(result):

@@ -1,5 +1,6 @@
 """Rows of measurements: JSON lines that survive a crash, and TensorBoard events."""
 
+import functools
 import json
 import math
 import os
@@ -134,7 +135,7 @@ class MetricsLog:
 
 
 class EventLog:
-    """TensorBoard events of the same rows.
+    """TensorBoard events of the same rows; the file is made with the first of them.
 
     Args:
         directory: folder of the event files.
@@ -142,9 +143,14 @@ class EventLog:
     """
 
     def __init__(self, directory: pathlib.Path, first_step: int = 0) -> None:
+        self._directory, self._first_step = directory, first_step
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        # only now: where PyTorch is installed the writer imports it, which takes seconds
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory), purge_step=first_step or None)
+        return SummaryWriter(str(self._directory), purge_step=self._first_step or None)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write the numbers of a row.
@@ -161,5 +167,6 @@ class EventLog:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
+        """Close the event file, if there is one."""
+        if "_writer" in vars(self):
+            self._writer.close()
