@@ -31,6 +31,18 @@ def extremes_compiled(request: Request) -> Any:
     return _extremes(request, driver="compiled", **options)
 
 
+@estimator(
+    "cljax, no certificate",
+    "extremes",
+    control="tolerance",
+    settings="certify=False, criterion='value': ends when the values meet the tolerance, as the others do",
+)
+def extremes_uncertified(request: Request) -> Any:
+    """The fewest products: nothing is done against a pair that the start hides."""
+    options = {"tol": request.tolerance, "max_products": min(MOST, request.dimension)}
+    return _extremes(request, certify=False, criterion="value", **options)
+
+
 def _extremes(request: Request, **options: Any) -> Any:
     op = request.op
     ends = {"num_top": request.num_top, "num_bottom": request.num_bottom}
