@@ -85,6 +85,8 @@ def test_leaves_and_one_array_hold_the_same_entries(distribution):
         scattered, np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree.scattered_like(word(5), like))])
     )
     assert len(np.unique(scattered)) == layout.size
+    program = jax.jit(lambda key: tree.random_like(key, rows, distribution)).lower(KEY).as_text()
+    assert "concatenate" not in program  # one operation, however many leaves
 
 
 def test_no_two_entries_share_a_counter(monkeypatch):
@@ -98,6 +100,11 @@ def test_no_two_entries_share_a_counter(monkeypatch):
         assert max(low) < 16
         assert not places & seen
         seen |= places
+    starts = _random.starts(shapes)
+    scattered = [
+        _random.scattered(word(5), *like).ravel() for like in zip(shapes, [jnp.float32] * 9, starts, strict=True)
+    ]
+    assert len(np.unique(np.concatenate(scattered))) == len(seen)
 
 
 def test_arrays_of_more_entries_than_a_word_counts_are_counted_by_their_rows():
