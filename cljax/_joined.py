@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cljax._layout import RANKS, Rows
 from cljax._typing import PyTree
@@ -83,6 +84,13 @@ class Joined:
     def put(self, vectors: PyTree) -> PyTree:
         """Vectors with leaves (k, *shape) on the device."""
         return jax.tree.map(jnp.asarray, vectors)
+
+    def placed(self, rows: Rows, struct: PyTree) -> Rows:
+        """Rows on all devices of the mesh of ``struct``, where it has one; traced ones as they are."""
+        meshes = [x.sharding.mesh for x in jax.tree.leaves(struct) if isinstance(x.sharding, NamedSharding)]
+        if not meshes or isinstance(rows.leaves[0], jax.core.Tracer):
+            return rows
+        return jax.device_put(rows, NamedSharding(meshes[0], PartitionSpec()))
 
     def like(self, rows: Rows) -> PyTree:
         """Shapes of a vector, in the dtype of some rows."""

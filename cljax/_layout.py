@@ -259,7 +259,7 @@ def layout_of(struct: PyTree, spread: bool = False) -> Layout | None:
     """
     leaves, structure = jax.tree.flatten(struct)
     named = [x.sharding for x in leaves if isinstance(x.sharding, NamedSharding)]
-    if len({sharding.mesh for sharding in named}) != 1 or named[0].mesh.size == 1:
+    if len({sharding.mesh for sharding in named}) != 1:
         return None
     mesh = named[0].mesh
     specs = tuple(x.sharding.spec if isinstance(x.sharding, NamedSharding) else _WHOLE for x in leaves)

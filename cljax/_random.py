@@ -28,9 +28,14 @@ def starts(shapes: Sequence[tuple[int, ...]]) -> list[Start]:
     Returns:
         The counter of the first entry of each. An array lies in one block of 2³² counters, and those of arrays of fewer
         entries all together are 0, 1, 2 and so on; an array of more entries has the rest of several blocks to itself.
+
+    Raises:
+        ValueError: if an axis has more than 2³² entries, which its counters would repeat.
     """
     found, high, low = [], 0, 0
     for shape in shapes:
+        if max(shape, default=0) > _BLOCK:
+            raise ValueError(f"shape: expected axes of at most {_BLOCK} entries, got {shape}; use more axes")
         size, rows = math.prod(shape), math.prod(shape[: _leading(shape)])
         if low + size > _BLOCK:
             high, low = high + 1, 0
@@ -137,7 +142,7 @@ def _position(shape: tuple[int, ...], axes: range) -> jax.Array:
     """Number of each entry along some axes, in the order of memory."""
     found, stride = jnp.zeros((), jnp.uint32), 1
     for axis in reversed(axes):
-        found = found + _word(stride) * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        found = found + _word(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         stride *= shape[axis]
     return found
 

@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import select
 import sys
 import traceback
 from typing import Annotated
@@ -208,7 +209,7 @@ def _run(argv: list[str] | None) -> int:
     except (ValueError, TypeError, OSError) as error:
         if is_lost_process(error):
             return _fail(error, LOST)
-        return _not_read() if isinstance(error, BrokenPipeError) else _fail(error, 2)
+        return _not_read() if isinstance(error, BrokenPipeError) and _reader_is_gone() else _fail(error, 2)
     except jax.errors.JaxRuntimeError as error:
         if is_lost_process(error):
             return _fail(error, LOST)
@@ -219,6 +220,16 @@ def _run(argv: list[str] | None) -> int:
         return _fail("interrupted; rows and checkpoints are kept: cljax resume RUN_DIR goes on", 130)
     except Exception:
         return _unexpected()
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody can read what is printed: another pipe may have been the broken one."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # a system without poll, or output that is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _not_read() -> int:

@@ -40,8 +40,7 @@ def struct(tree: PyTree) -> PyTree:
 
     def leaf(x: jax.Array) -> jax.ShapeDtypeStruct:
         placed = isinstance(x, jax.ShapeDtypeStruct) or (_is_concrete(x) and x.committed)
-        known = isinstance(x, jax.ShapeDtypeStruct | jax.Array)  # of these the dtype is what ``result_type`` gives
-        dtype = x.dtype if known else jnp.result_type(x)
+        dtype = x.dtype if isinstance(x, jax.Array) else jnp.result_type(x)
         return jax.ShapeDtypeStruct(jnp.shape(x), dtype, sharding=x.sharding if placed else None)
 
     return jax.tree.map(leaf, tree)
@@ -49,7 +48,7 @@ def struct(tree: PyTree) -> PyTree:
 
 def work_struct(struct: PyTree) -> PyTree:
     """Shapes of vectors like ``struct`` in the dtypes to accumulate in, see ``work_dtype``."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, work_dtype(x.dtype)), struct)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, work_dtype(jnp.result_type(x))), struct)
 
 
 def place_like(tree: PyTree, struct: PyTree, leading_axes: int = 0) -> PyTree:
@@ -79,7 +78,7 @@ def from_rows(vector: PyTree) -> PyTree:
 
 
 def rows_like(vector: PyTree, like: PyTree) -> PyTree:
-    """A vector as a Krylov run keeps it, where ``like`` is one that is split over a mesh."""
+    """A vector as a run keeps it, split over a mesh or joined in one array, where ``like`` is one that is."""
     return like.layout.rows_like(vector, like) if isinstance(like, Rows) else vector
 
 
@@ -168,7 +167,7 @@ def random_like(key: jax.Array, tree: PyTree, distribution: str = "normal") -> P
 
     Raises:
         TypeError: if ``key`` is no typed PRNG key, or a leaf is not floating.
-        ValueError: if the distribution is not known.
+        ValueError: if the distribution is not known, or an axis has more than 2³² entries.
     """
     check_key("key", key)
     if distribution not in _SAMPLERS:
@@ -201,7 +200,7 @@ def _entries(sample: Callable[..., jax.Array], source: jax.Array, tree: PyTree) 
     if isinstance(tree, Rows):
         return tree.layout.made(functools.partial(_entries, sample, source), tree)
     leaves, structure = jax.tree.flatten(tree)
-    shapes, dtypes = tuple(tuple(x.shape) for x in leaves), tuple(x.dtype for x in leaves)
+    shapes, dtypes = tuple(tuple(x.shape) for x in leaves), tuple(jnp.result_type(x) for x in leaves)
     return jax.tree.unflatten(structure, _made(source, sample, shapes, dtypes))
 
 

@@ -178,7 +178,6 @@ def test_help(command, capsys):
     assert not command or f"$ cljax {command[0]}" in printed
 
 
-@pytest.mark.fast
 def test_a_reader_that_has_enough_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
@@ -188,6 +187,7 @@ def test_a_reader_that_has_enough_is_no_error():
     assert (done.returncode, done.stderr) == (cli.NOT_READ, "")
 
 
+@pytest.mark.fast
 def test_in_a_process_of_its_own(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     module = [sys.executable, "-m", "cljax"]

@@ -112,6 +112,23 @@ def test_arrays_of_more_entries_than_a_word_counts_are_counted_by_their_rows():
     assert _random.starts(shapes) == [(0, 0), (1, 0), (1 + 2**18, 0)]
 
 
+def test_an_axis_that_no_counter_holds_is_refused():
+    with pytest.raises(ValueError, match="shape: expected axes of at most 4294967296 entries, got"):
+        jax.eval_shape(lambda: tree.random_like(KEY, jax.ShapeDtypeStruct((2**32 + 1,), jnp.float32)))
+
+
+@pytest.mark.parametrize("shape", [(1, 2**16, 2**16), (0, 2**20, 2**20)])
+def test_axes_of_one_entry_and_of_none_may_stand_before_large_ones(shape):
+    made = jax.eval_shape(lambda: tree.scattered_like(word(1), jax.ShapeDtypeStruct(shape, jnp.float32)))
+    assert made.shape == shape
+
+
+def test_double_precision_that_is_off_gives_single():
+    like = jax.ShapeDtypeStruct((4,), np.float64)
+    np.testing.assert_array_equal(tree.random_like(KEY, like), tree.random_like(KEY, jnp.zeros(4)))
+    assert tree.struct(like).dtype == tree.work_struct(like).dtype == jnp.float32
+
+
 def test_a_leaf_that_is_not_floating_is_refused():
     with pytest.raises(TypeError, match=r"tree: expected floating leaves, got \['float32', 'int32'\]"):
         tree.random_like(KEY, {"a": jnp.zeros(2), "b": jnp.zeros(2, jnp.int32)})

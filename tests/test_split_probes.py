@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.communication import collectives
 from cljax import curvature, spectral, tree
@@ -115,3 +116,27 @@ def test_derivatives(method):
     found, expected = (jax.grad(mean)(d, d) for d in (split, alone))
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(jnp.float32, 1024, float(jnp.abs(b).max())))
+
+
+@pytest.mark.parametrize("chosen", ["host", "compiled"])
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_of_one_device(axes, chosen):
+    mesh = jax.make_mesh((1,), ("data",), (axes,), devices=jax.devices()[:1])
+    entries = {"a": jnp.array([1.0, 3.0, 5.0]), "b": jnp.array([2.0, 2.0])}
+    entries = jax.device_put(entries, NamedSharding(mesh, PartitionSpec()))
+    op = curvature.FunctionOperator(lambda v, d: jax.tree.map(jnp.multiply, d, v), entries, entries)
+    assert spectral.trace(op, KEY, method="hutchinson", max_products=4, driver=chosen).mean == 13
+    found = spectral.diagonal(op, KEY, max_products=4, driver=chosen).mean
+    np.testing.assert_array_equal(found["a"], [1, 3, 5])
+    if chosen == "host" or axes == AxisType.Auto:
+        top = spectral.extreme_eigenpairs(op, KEY, driver=chosen)
+        np.testing.assert_allclose(top.values, [5], rtol=1e-5)
+
+
+def test_probes_of_whole_parameters_lie_on_their_mesh():
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    whole = NamedSharding(mesh, PartitionSpec())
+    entries = jax.device_put({"a": jnp.arange(3.0), "b": jnp.ones(2)}, whole)
+    op = curvature.FunctionOperator(lambda v, d: jax.tree.map(jnp.multiply, d, v), entries, entries)
+    probe = rounds.first_probe(op, KEY, "normal")
+    assert jax.tree.leaves(probe)[0].sharding.is_equivalent_to(whole, 1)

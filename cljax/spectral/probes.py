@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._joined import Joined
 from cljax._layout import Layout
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs
@@ -69,7 +70,9 @@ def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree, layout
     leaves, structure = jax.tree.flatten(struct)
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
     vector = _one_vector(fn, key, shapes, structure, layout)
-    return tree.place_like(vector, struct) if layout is None else vector
+    if layout is None:
+        return tree.place_like(vector, struct)
+    return layout.placed(vector, struct) if isinstance(layout, Joined) else vector
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3, 4))
