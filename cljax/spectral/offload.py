@@ -23,6 +23,10 @@ from cljax.spectral.restart import compress
 _PIECE = 1 << 16
 
 
+_QUIET = np.errstate(invalid="ignore")
+"""BLAS kernels may raise the flag of an invalid operation for finite vectors; NaN of the operator stays NaN."""
+
+
 class HostBasis:
     """m vectors in NumPy arrays, one for each leaf.
 
@@ -56,6 +60,7 @@ class HostBasis:
         for rows, x in zip(self.rows, vector, strict=True):
             np.divide(x, length, out=rows[index])
 
+    @_QUIET
     def orthogonalize(self, vector: Sequence[np.ndarray], filled: int) -> np.ndarray:
         """Take from a vector, in place, its part in the first ``filled`` basis vectors: the coefficients, (m,)."""
         found = np.zeros(len(self.rows[0]), np.result_type(*self.rows))
@@ -65,6 +70,7 @@ class HostBasis:
             x -= found[:filled].astype(x.dtype) @ rows[:filled]
         return found
 
+    @_QUIET
     def recombine(self, matrix: np.ndarray, start: int = 0) -> None:
         """Replace k vectors from place ``start`` on by combinations of themselves, in place; ``matrix`` is (k, k)."""
         part = slice(start, start + len(matrix))
@@ -73,6 +79,7 @@ class HostBasis:
                 piece = rows[part, column : column + _PIECE]
                 piece[:] = matrix.astype(rows.dtype) @ piece
 
+    @_QUIET
     def combine(self, coefficients: jax.Array) -> PyTree:
         """Combinations with coefficients (k, m): leaves (k, *shape)."""
         c = np.asarray(coefficients)
