@@ -183,8 +183,8 @@ _SAMPLERS = {"normal": _random.normal, "rademacher": _random.rademacher}
 def scattered_like(seed: jax.Array, tree: PyTree) -> PyTree:
     """Entries scattered over (−1, 1) in the shapes and dtypes of ``tree``, by a hash of their places.
 
-    For vectors that must only lie in no special subspace: a program with this compiles in a third of the time that one
-    with ``random_like`` takes. For anything with a distribution, use ``random_like``.
+    For vectors that must only lie in no special subspace: a program with this compiles faster than one with
+    ``random_like``. For anything with a distribution, use ``random_like``.
 
     Args:
         seed: uint32 scalar.
