@@ -45,7 +45,8 @@ class Joined:
         """A vector in one array, by a program that also makes it.
 
         Fused with what makes its parts, a concatenation becomes on XLA's CPU backend one loop over the whole result for
-        each part, with loads that are masked outside of it: slow, and by far where these hit pages that are not there. Parts that are written over another array are written in their places.
+        each part, with loads that are masked outside of it: slow, and by far where these hit pages that are not there.
+        Parts that are written over another array are written in their places.
 
         Args:
             vector: the vector.
