@@ -7,9 +7,10 @@ import pytest
 
 from cljax import spectral, tree
 from cljax.spectral.driver import run_krylov
-from cljax.spectral.krylov import krylov_start, krylov_turn
+from cljax.spectral.krylov import krylov_start
 from cljax.spectral.restart import compress
 from cljax.spectral.ritz import ritz_pairs
+from cljax.spectral.turn import krylov_turn
 from tests.oracles import eps
 from tests.test_extremes import check
 from tests.test_lanczos import DRIVERS, operator, random_symmetric

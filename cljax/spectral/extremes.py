@@ -19,10 +19,12 @@ from cljax.spectral.driver import choose_loop, run_krylov
 from cljax.spectral.eigenpairs import Eigenpairs, Status, check_start, num_guards
 from cljax.spectral.extreme_sizes import check_memory, check_sizes
 from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, residual_bound
+from cljax.spectral.host_basis import HostBasis
+from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.memory import ALL, Memory
-from cljax.spectral.offload import HostBasis
 from cljax.spectral.probes import kept_vectors, start_vectors
+from cljax.spectral.projected import compiled_on_device, namespace, on_host
 from cljax.spectral.ritz import asymmetry, ritz_pairs
 
 
@@ -122,7 +124,7 @@ def extreme_eigenpairs(
         check_start(start, op.struct)
     if check is not None:
         check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
-    start_key, run_key = jax.random.split(key)
+    start_key, run_key = _two_keys(key)
     op, given = without_derivative(op), op
     check_memory(memory, num_top, num_bottom, 0, dimension)
     chosen = choose_loop(driver, op, key, start, memory=memory)
@@ -137,17 +139,20 @@ def extreme_eigenpairs(
     width = jax.tree.leaves(vectors)[0].shape[0]
     memory = check_memory(memory, num_top, num_bottom, width, dimension)
     steps = max_products if memory.basis_size is not None else min(max_products, dimension)
+    jumped: Any
     state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, memory)
-    small = dataclasses.replace(state, basis=None)
-    *coefficients, known = _finish(small, goal, jumped)
-    rows, guards = (_combine(state, c) for c in coefficients)
-    vectors, guards = (_whole(rows, op.struct) for rows in (rows, guards))
+    numbers = dataclasses.replace(state, basis=None)
+    if chosen != "compiled" and lies_near(state):
+        numbers, jumped = numbers_on_host(state), np.asarray(jumped)[()]
+    *coefficients, known = _finish(numbers, goal.on_host() if on_host(numbers.matrix) else goal, jumped)
+    known = jax.tree.map(jnp.asarray, known)
+    vectors, guards, error = _vectors(state, op.struct, *coefficients)
     if is_traced(given):
         known["values"] = with_derivative(known["values"], vectors, given)
     pairs = Eigenpairs(
         vectors=vectors,
         guards=guards,
-        orthogonality=_orthogonality(rows),
+        orthogonality=error,
         block_size=block_size if start is None else 1,
         **known,
     )
@@ -193,25 +198,25 @@ def _warm(
     return vectors, guess, goal
 
 
-@jax.jit
-def _finish(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+@compiled_on_device
+def _finish(state: KrylovState, goal: Goal, jumped: Any) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Coefficients of the pairs and of their guards in the basis, and what is known of them."""
+    xp = namespace(state.matrix)
     pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
     guards = num_guards(goal.num_top, goal.num_bottom, tree.size(state.vector))
     trusted = goal.warm & ~jumped
     met = error_ratios(pairs, goal, trusted) <= 1
     seen = hidden_ratios(pairs, goal, trusted) <= 1
-    limited = goal.tol * jnp.abs(pairs.values) < residual_bound(pairs.values, pairs.norm, goal.tol)
-    status = jnp.select(
-        [~jnp.isfinite(pairs.residual_norms + pairs.values), ~met, ~seen, goal.kept & ~jumped, limited],
-        [Status.NOT_FINITE, Status.BUDGET, Status.LIKELY, Status.TRACKED, Status.ROUNDING],
-        Status.CONVERGED,
-    )
+    limited = goal.tol * xp.abs(pairs.values) < residual_bound(pairs.values, pairs.norm, goal.tol)
+    status = xp.where(limited, Status.ROUNDING, Status.CONVERGED)
+    status = xp.where(goal.kept & ~jumped, Status.TRACKED, status)
+    status = xp.where(met, xp.where(seen, status, Status.LIKELY), Status.BUDGET)
+    status = xp.where(xp.isfinite(pairs.residual_norms + pairs.values), status, Status.NOT_FINITE)
     known = {
         "values": pairs.values,
         "residual_norms": pairs.residual_norms,
         "value_errors": pairs.value_errors,
-        "status": status.astype(jnp.int32),
+        "status": status.astype(np.int32),
         "num_products": state.num_products,
         "num_breakdowns": state.num_breakdowns,
         "asymmetry": asymmetry(state),
@@ -221,9 +226,18 @@ def _finish(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[jax.Arra
     return pairs.coefficients, pairs.guard_next[:guards], known
 
 
-def _combine(state: KrylovState, coefficients: jax.Array) -> PyTree:
-    on_host = isinstance(state.basis, HostBasis)
-    return state.basis.combine(coefficients) if on_host else _combined(state.basis, coefficients, state.vector)
+def _vectors(state: KrylovState, struct: PyTree, coefficients: Any, of_guards: Any) -> tuple[PyTree, PyTree, jax.Array]:
+    """Vectors with given coefficients and their guards, as the operator takes them; how orthogonal the first are."""
+    if on_host(coefficients) and not isinstance(state.basis, HostBasis):
+        both = np.concatenate([coefficients, of_guards])
+        both = np.pad(both, ((0, 0), (0, state.capacity - both.shape[1])))
+        vectors, guards, error = _apart(_combined(state.basis, both, state.vector), len(coefficients))
+        return *(tree.place_like(x, struct, leading_axes=1) for x in (vectors, guards)), error
+    if isinstance(state.basis, HostBasis):
+        rows, others = (state.basis.combine(c) for c in (coefficients, of_guards))
+    else:
+        rows, others = (_combined(state.basis, c, state.vector) for c in (coefficients, of_guards))
+    return _whole(rows, struct), _whole(others, struct), _orthogonality(rows)
 
 
 def _whole(rows: PyTree, struct: PyTree) -> PyTree:
@@ -233,6 +247,13 @@ def _whole(rows: PyTree, struct: PyTree) -> PyTree:
     return vectors if split else tree.place_like(vectors, struct, leading_axes=1)
 
 
+@partial(jax.jit, static_argnames="num")
+def _apart(rows: PyTree, num: int) -> tuple[PyTree, PyTree, jax.Array]:
+    first, others = jax.tree.map(lambda x: x[:num], rows), jax.tree.map(lambda x: x[num:], rows)
+    return tree.whole(first), tree.whole(others), orthogonality(first)
+
+
+_two_keys = jax.jit(lambda key: tuple(jax.random.split(key)))
 _combined = jax.jit(tree.basis_combine)
 _whole_jit = jax.jit(tree.whole)
 _orthogonality = jax.jit(orthogonality)

@@ -1,11 +1,13 @@
 """When a search for extreme eigenpairs is done, and where its next product goes."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from cljax._pytree import pytree_dataclass, static
-from cljax.spectral.krylov import KrylovState, dimension, krylov_turn
+from cljax.spectral.krylov import KrylovState, dimension
+from cljax.spectral.projected import eigh, matmul, namespace, window
 from cljax.spectral.ritz import RitzPairs, ritz_pairs
+from cljax.spectral.turn import krylov_turn
 
 CRITERIA = ("residual", "value")
 COLD_TOL = 1e-6
@@ -54,6 +56,10 @@ class Goal:
         """Pairs wanted, k."""
         return self.num_top + self.num_bottom
 
+    def on_host(self) -> "Goal":
+        """The same in NumPy's arrays, for states whose matrices lie on the host."""
+        return jax.tree.map(lambda x: np.asarray(x)[()], self)
+
 
 def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState, jax.Array, jax.Array]:
     """Judge a run, and turn its pending vectors so that the next product goes where it is needed most.
@@ -67,22 +73,29 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
         The state with another first pending vector, whether the spectrum has jumped, and whether the run is done: all
         pairs below the tolerance after enough products, or nothing finite left.
     """
+    direction, jumped, done = judge(state, goal, jumped)
+    return krylov_turn(state, direction), jumped, done
+
+
+def judge(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As ``look``, with the direction (width,) in which the next product is needed most in place of the state."""
+    xp = namespace(state.matrix)
     pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
     at_kept = goal.warm & (state.num_products == goal.num_pairs)
-    scale = jnp.maximum(pairs.norm, jnp.max(jnp.abs(goal.previous)))
-    change = jnp.maximum(pairs.residual_norms, jnp.abs(pairs.values - goal.previous))
-    jumped |= at_kept & jnp.any(change > JUMP * scale)
+    scale = xp.maximum(pairs.norm, xp.max(xp.abs(goal.previous)))
+    change = xp.maximum(pairs.residual_norms, xp.abs(pairs.values - goal.previous))
+    jumped = jumped | (at_kept & xp.any(change > JUMP * scale))
     trusted = goal.warm & ~jumped
     ratios = error_ratios(pairs, goal, trusted)
     if goal.certify:
-        ratios = jnp.maximum(ratios, hidden_ratios(pairs, goal, trusted))
+        ratios = xp.maximum(ratios, hidden_ratios(pairs, goal, trusted))
     follow = trusted & (state.num_products < FOLLOW * min_steps(goal.num_pairs))
-    ratios = jnp.concatenate([ratios, jnp.where(follow, guard_ratios(pairs, goal), 0)])
-    quick = trusted if goal.criterion == "value" else jnp.array(False)
-    least = jnp.where(quick, checked(goal), min_steps(goal.num_pairs))
+    ratios = xp.concatenate([ratios, xp.where(follow, guard_ratios(pairs, goal), 0)])
+    quick = trusted if goal.criterion == "value" else xp.array(False)
+    least = xp.where(quick, checked(goal), min_steps(goal.num_pairs))
     enough = (state.num_products >= least) | (state.used >= dimension(state))
-    done = (enough & jnp.all(ratios <= 1)) | ~jnp.isfinite(pairs.norm)
-    return _turn(state, goal, jumped, pairs, ratios), jumped, done
+    done = (enough & xp.all(ratios <= 1)) | ~xp.isfinite(pairs.norm)
+    return _direction(state, goal, jumped, pairs, ratios), jumped, done
 
 
 def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
@@ -98,7 +111,7 @@ def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
     """
     errors = pairs.residual_norms
     if goal.criterion == "value":
-        errors = jnp.where(trusted | (not goal.certify), pairs.value_errors, errors)
+        errors = namespace(errors).where(trusted | (not goal.certify), pairs.value_errors, errors)
     return _ratios(errors, residual_bound(pairs.values, pairs.norm, goal.tol))
 
 
@@ -113,9 +126,10 @@ def hidden_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array
     Returns:
         At most 1 where they are small enough.
     """
-    enough = residual_bound(pairs.values, pairs.norm, jnp.minimum(goal.tol, COLD_TOL))
+    xp = namespace(pairs.values)
+    enough = residual_bound(pairs.values, pairs.norm, xp.minimum(goal.tol, COLD_TOL))
     # vectors stored in bfloat16 allow no less than about their rounding
-    return jnp.where(trusted, 0, _ratios(pairs.residual_norms, jnp.maximum(enough, 2 * pairs.roundings)))
+    return xp.where(trusted, 0, _ratios(pairs.residual_norms, xp.maximum(enough, 2 * pairs.roundings)))
 
 
 def guard_ratios(pairs: RitzPairs, goal: Goal) -> jax.Array:
@@ -128,10 +142,12 @@ def guard_ratios(pairs: RitzPairs, goal: Goal) -> jax.Array:
     Returns:
         At most 1 where not.
     """
+    xp = namespace(pairs.values)
     ends = [goal.num_bottom - 1] * (goal.num_bottom > 0) + [goal.num_bottom] * (goal.num_top > 0)
-    signs = jnp.array([-1] * (goal.num_bottom > 0) + [1] * (goal.num_top > 0), pairs.values.dtype)
-    inmost = pairs.values[jnp.array(ends)]
-    return jnp.where(signs * (pairs.guard_bounds - inmost) > goal.tol * jnp.abs(inmost), 2, 0)
+    signs = xp.array([-1] * (goal.num_bottom > 0) + [1] * (goal.num_top > 0), pairs.values.dtype)
+    inmost = pairs.values[xp.array(ends)]
+    more = signs * (pairs.guard_bounds - inmost) > goal.tol * xp.abs(inmost)
+    return xp.where(more, 2, 0).astype(pairs.values.dtype)
 
 
 def checked(goal: Goal) -> int:
@@ -140,43 +156,43 @@ def checked(goal: Goal) -> int:
 
 
 def _ratios(errors: jax.Array, bounds: jax.Array) -> jax.Array:
+    xp = namespace(errors)
     # of the zero operator both are 0
-    return jnp.where(errors == 0, 0, errors / jnp.where(bounds > 0, bounds, 1))
+    return xp.where(errors == 0, 0, errors / xp.where(bounds > 0, bounds, 1))
 
 
-def _turn(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPairs, ratios: jax.Array) -> KrylovState:
-    if state.width == 1:
-        return state
-    target = jnp.argmax(jnp.where(jnp.isnan(ratios), -1, ratios))
-    all_values = jnp.concatenate([pairs.values, pairs.guard_values])
-    all_coefficients = jnp.concatenate([pairs.coefficients, pairs.guard_coefficients])
-    settled = jnp.all(ratios <= 1)  # then what is left of the least products goes where least is known
-    coefficients = jnp.where(settled, pairs.least_known, all_coefficients[target])
-    rows = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, state.width)
-    coupling = jnp.matmul(rows, coefficients, precision=jax.lax.Precision.HIGHEST)
+def _direction(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPairs, ratios: jax.Array) -> jax.Array:
+    xp, width = namespace(state.matrix), state.width
+    if width == 1:
+        return xp.zeros(1, state.matrix.dtype)
+    target = xp.argmax(xp.where(xp.isnan(ratios), -1, ratios))
+    all_values = xp.concatenate([pairs.values, pairs.guard_values])
+    all_coefficients = xp.concatenate([pairs.coefficients, pairs.guard_coefficients])
+    settled = xp.all(ratios <= 1)  # then what is left of the least products goes where least is known
+    coefficients = xp.where(settled, pairs.least_known, all_coefficients[target])
+    coupling = matmul(window(state.matrix, state.used, width), coefficients)
     # as in Davidson's method: what a pending vector adds to a pair grows as its own value comes near the pair's
     lower = (target < goal.num_bottom) | ((target == goal.num_pairs) & (goal.num_bottom > 0))
-    sign = jnp.where(lower, -1, 1).astype(coupling.dtype)
-    shifted = sign * (all_values[target] * jnp.eye(state.width, dtype=coupling.dtype) - state.guess)
-    distances, axes = jnp.linalg.eigh(shifted)
-    direction = axes @ ((axes.T @ coupling) / jnp.maximum(distances, 0.05 * pairs.norm))
-    if goal.num_guards + 1 < state.width:
+    sign = xp.where(lower, -1, 1).astype(coupling.dtype)
+    distances, axes = eigh(sign * (all_values[target] * xp.eye(width, dtype=coupling.dtype) - state.guess))
+    direction = axes @ ((axes.T @ coupling) / xp.maximum(distances, 0.05 * pairs.norm))
+    if goal.num_guards + 1 < width:
         turn = state.num_products - goal.num_pairs
-        last = jnp.maximum(goal.num_guards - turn, 0)
-        guard = jnp.where(goal.num_guards > 0, jax.nn.one_hot(0, state.width, dtype=direction.dtype), 0)
-        check = jax.nn.one_hot(last, state.width, dtype=direction.dtype)
-        length = jnp.linalg.norm(direction)
-        with_check = jnp.where(settled, 0, direction / jnp.where(length > 0, length, 1))
-        with_check = with_check + GUARD_SHARE * guard + jnp.where(jumped, 1, CHECK_SHARE) * check
+        places = xp.arange(width)
+        guard = xp.where((places == 0) & (goal.num_guards > 0), GUARD_SHARE, 0)
+        check = xp.where(places == xp.maximum(goal.num_guards - turn, 0), xp.where(jumped, 1, CHECK_SHARE), 0)
+        length = xp.linalg.norm(direction)
+        with_check = xp.where(settled, 0, direction / xp.where(length > 0, length, 1)) + guard + check
         now = goal.warm & (turn >= 0) & (state.num_products < checked(goal))
-        direction = jnp.where(now, with_check, direction)
-    waiting = state.num_products < jnp.where(goal.warm, goal.num_pairs, goal.num_cold)
-    return krylov_turn(state, jnp.where(waiting, 0, direction))
+        direction = xp.where(now, with_check, direction)
+    waiting = state.num_products < xp.where(goal.warm, goal.num_pairs, goal.num_cold)
+    return xp.where(waiting, 0, direction).astype(state.matrix.dtype)
 
 
 def residual_bound(values: jax.Array, norm: jax.Array, tol: jax.Array | float) -> jax.Array:
     """Residual norms that count as converged: tol·|θ|, but not below what rounding allows, 32 eps ‖A‖."""
-    return jnp.maximum(tol * jnp.abs(values), 32 * jnp.finfo(values.dtype).eps * norm)
+    xp = namespace(values)
+    return xp.maximum(tol * xp.abs(values), 32 * xp.finfo(values.dtype).eps * norm)
 
 
 def check_due(num_products: int | jax.Array, goal: Goal, width: int) -> bool | jax.Array:

@@ -14,11 +14,14 @@ from cljax import tree
 from cljax._in_flight import landed
 from cljax._layout import Rows
 from cljax._typing import PyTree
-from cljax.spectral.goal import Goal, check_due, look
+from cljax.spectral.goal import Goal, check_due, judge, look
+from cljax.spectral.host_basis import HostBasis
 from cljax.spectral.host_loop import HostLoop, progress_bar
+from cljax.spectral.host_numbers import lies_near, numbers_on_host
+from cljax.spectral.host_run import HostRun
 from cljax.spectral.krylov import KrylovState, krylov_grow, krylov_start, krylov_update
 from cljax.spectral.memory import Memory
-from cljax.spectral.offload import OffloadedRun
+from cljax.spectral.projected import on_host
 from cljax.spectral.restart import compress, num_kept
 from cljax.spectral.run_file import SavedRun, check_repeated, load_run, save_run
 
@@ -89,8 +92,10 @@ class DeviceRun:
         """Take in the product of the operator with ``vector``."""
         self.state = _update(self.state, product)
 
-    def look(self, goal: Goal, jumped: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def look(self, goal: Goal, jumped: Any) -> tuple[Any, Any]:
         """Judge the run and turn the pending vectors, see ``cljax.spectral.goal.look``."""
+        if on_host(goal.tol):
+            return judge(numbers_on_host(self.state), goal, jumped)[1:]
         self.state, jumped, done = _look(self.state, goal, jumped)
         return jumped, done
 
@@ -125,6 +130,11 @@ class DeviceRun:
 
     def result(self) -> KrylovState:
         """The state."""
+        return self.state
+
+    @property
+    def numbers(self) -> KrylovState:
+        """The state, of which the vectors may be missing."""
         return self.state
 
 
@@ -163,23 +173,22 @@ def run_on_host(
         ValueError: if the checkpoint file is broken, or that of another run.
     """
     width = jax.tree.leaves(vectors)[0].shape[0]
-    run: Any
-    sizes = capacities(capacity, width, memory, struct)
-    if memory.offload:
-        run = OffloadedRun(vectors, key, capacity, guess, struct)
-    else:
-        run = DeviceRun(_start(vectors, key, sizes[0], tree.is_replicated(vectors), guess, memory.half))
-    jumped, done, path = jnp.zeros_like(run.state.used, bool), False, None
+    run, sizes = _begin(struct, vectors, key, guess, capacity, memory)
+    done, path = False, None
+    looks_on_host = isinstance(run, HostRun) or (width == 1 and lies_near(run.state))
+    jumped: Any = np.bool_(False) if looks_on_host else jnp.zeros_like(run.state.used, bool)
+    if goal is not None and looks_on_host:
+        goal = goal.on_host()
     if loop.checkpoint is not None:
         path, mark = pathlib.Path(loop.checkpoint), parts()
         saved = load_run(path, mark, len(jax.tree.leaves(struct)))
         if saved is not None:
             run.load(saved.state, saved.rows)
-            jumped, done = jnp.asarray(saved.jumped), saved.done
-            product = tree.to_work(multiply(run.basis_vector(int(run.state.used) - 1)))
-            roundoff = float(jnp.finfo(run.state.matrix.dtype).eps) ** 0.5 + 2.0**-6 * memory.half
+            jumped, done = jumped | saved.jumped, saved.done
+            product = tree.to_work(multiply(run.basis_vector(int(run.numbers.used) - 1)))
+            roundoff = float(jnp.finfo(run.numbers.matrix.dtype).eps) ** 0.5 + 2.0**-6 * memory.half
             check_repeated(path, run.coefficients(product), run.state, roundoff)
-    used, start = int(run.state.used), int(run.state.num_products)
+    used, start = int(run.numbers.used), int(run.numbers.num_products)
     with progress_bar(loop.progress, num_steps, goal) as show:
         for step in range(start + 1, num_steps + 1 if not done else 0):
             if run.capacity == used + width:
@@ -198,10 +207,21 @@ def run_on_host(
             done |= step == num_steps
             if path is not None and (done or step % loop.checkpoint_every == 0):
                 save_run(path, mark, SavedRun(run.state, run.rows(), bool(jumped), done))
-            show(run.state)
+            show(run.numbers)
             if done:
                 break
     return run.result(), jumped
+
+
+def _begin(
+    struct: PyTree, vectors: PyTree, key: jax.Array, guess: jax.Array | None, capacity: int, memory: Memory
+) -> tuple[Any, list[int]]:
+    """A run before its first step, and the sizes to which its basis grows."""
+    width = jax.tree.leaves(vectors)[0].shape[0]
+    if memory.offload:
+        return HostRun(HostBasis(struct, width, capacity), vectors, key, capacity, guess), [capacity]
+    sizes = capacities(capacity, width, memory, struct)
+    return DeviceRun(_start(vectors, key, sizes[0], tree.is_replicated(vectors), guess, memory.half)), sizes
 
 
 _start = jax.jit(krylov_start, static_argnames=("capacity", "flatten", "half"))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cljax._checks import check_positive_int
 from cljax.spectral.goal import Goal, residual_bound
 from cljax.spectral.krylov import KrylovState
+from cljax.spectral.projected import compiled_on_device, namespace
 from cljax.spectral.ritz import ritz_pairs
 
 
@@ -99,10 +99,11 @@ def progress_bar(shown: bool, num_steps: int, goal: Goal | None) -> Generator[Sh
         yield show
 
 
-@jax.jit
+@compiled_on_device
 def _figures(state: KrylovState, goal: Goal) -> tuple[jax.Array, jax.Array]:
     pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
-    return pairs.values, jnp.max(pairs.residual_norms / residual_bound(pairs.values, pairs.norm, goal.tol))
+    bounds = residual_bound(pairs.values, pairs.norm, goal.tol)
+    return pairs.values, namespace(bounds).max(pairs.residual_norms / bounds)
 
 
 def _words(values: Any, ratio: Any) -> str:

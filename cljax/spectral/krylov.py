@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
+from cljax.spectral.projected import safe_norms
 
 
 @pytree_dataclass
@@ -95,7 +96,8 @@ def krylov_start(
         vector = _independent(basis, vector, seed - 1 - index.astype(jnp.uint32))
         return tree.basis_set(basis, index, vector)
 
-    basis = jax.lax.fori_loop(0, width, add, basis)
+    one = width == 1
+    basis = tree.basis_set(basis, 0, _unit(first, seed - 1)) if one else jax.lax.fori_loop(0, width, add, basis)
     zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
     square = jnp.zeros((width, width), dtype)
     diagonal = jnp.zeros((width, width), dtype) if guess is None else jnp.diag(guess.astype(dtype))
@@ -137,7 +139,7 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
     column = column + found
     following = tree.basis_round(state.basis, following)
     basis = tree.basis_set(state.basis, place, following)
-    coupling = jnp.where(exhausted, jnp.zeros_like(rest), rest)
+    coupling, roundoff = jnp.where(exhausted, jnp.zeros_like(rest), rest), tree.basis_roundoff(basis)
     column = column.at[place].set(coupling)
     return dataclasses.replace(
         state,
@@ -148,7 +150,7 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
         used=used + 1,
         num_products=state.num_products + 1,
         num_breakdowns=state.num_breakdowns + exhausted.astype(jnp.int32),
-        rounding=state.rounding.at[used].set(tree.basis_roundoff(basis) * coupling),
+        rounding=state.rounding.at[used].set(roundoff * coupling) if roundoff else state.rounding,
     )
 
 
@@ -156,45 +158,6 @@ def krylov_step(product: Matvec, struct: PyTree, state: KrylovState) -> KrylovSt
     """One step with the product taken in the operator's own dtypes."""
     found = product(tree.from_rows(tree.cast_like(state.vector, struct)))
     return krylov_update(state, tree.rows_like(found, state.vector))
-
-
-def krylov_turn(state: KrylovState, direction: jax.Array) -> KrylovState:
-    """Rotate the pending vectors so that the first of them is the given combination.
-
-    Args:
-        state: between two steps.
-        direction: (width,), coefficients in the pending vectors, any scale; zero or NaN leaves them as they are.
-
-    Returns:
-        The same spaces and operator in another basis.
-    """
-    if state.width == 1:
-        return state
-    length = jnp.linalg.norm(direction)
-    usable = jnp.isfinite(length) & (length > 0)
-    unit = jnp.where(usable, direction / jnp.where(usable, length, 1), 0)
-    sign = jnp.where(unit[0] < 0, -1, 1).astype(unit.dtype)
-    mirror = unit.at[0].add(sign)  # the Householder vector; of squared norm 2 (1 + |unit₀|)
-    reflection = jnp.eye(state.width, dtype=unit.dtype) - jnp.outer(mirror, mirror) / (1 + jnp.abs(unit[0]))
-    reflection = jnp.where(usable, reflection, jnp.eye(state.width, dtype=unit.dtype))
-    basis = tree.basis_turn(state.basis, state.used, reflection)
-    rows = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, state.width)
-    rows = jnp.matmul(reflection, rows, precision=jax.lax.Precision.HIGHEST)
-    return dataclasses.replace(
-        state,
-        basis=basis,
-        vector=tree.basis_get(basis, state.used, state.vector),
-        matrix=jax.lax.dynamic_update_slice_in_dim(state.matrix, rows, state.used, 0),
-        guess=reflection @ state.guess @ reflection,
-        rounding=jnp.hypot(state.rounding, tree.basis_roundoff(basis) * jnp.linalg.norm(rows, axis=0)),
-    )
-
-
-def safe_norms(matrix: jax.Array) -> jax.Array:
-    """Euclidean norms of the columns, without squares of numbers near the ends of the dtype's range."""
-    greatest = jnp.max(jnp.abs(matrix))
-    unit = jnp.where((greatest > 0) & jnp.isfinite(greatest), greatest, 1)
-    return unit * jnp.sqrt(jnp.sum((matrix / unit) ** 2, axis=0))
 
 
 def dimension(state: KrylovState) -> int:
@@ -247,6 +210,13 @@ def _complement(
 def _unit_random(seed: jax.Array, like: PyTree) -> PyTree:
     fresh = tree.scattered_like(seed, like)
     return tree.normalize(fresh, tree.norm(fresh))
+
+
+def _unit(vector: PyTree, seed: jax.Array) -> PyTree:
+    """A vector of norm 1, or a random one where it is zero or not finite."""
+    length = tree.norm(vector)
+    usable = jnp.isfinite(length) & (length > 0)
+    return jax.lax.cond(usable, lambda: tree.normalize(vector, length), lambda: _unit_random(seed, vector))
 
 
 def _orthogonalize_to_band(state: KrylovState, w: PyTree) -> tuple[PyTree, jax.Array]:

@@ -1,10 +1,12 @@
 """Thick restarts: a full basis is compressed to the Ritz vectors worth keeping, and the run goes on from there."""
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 
 from cljax import tree
 from cljax.spectral.krylov import KrylovState
+from cljax.spectral.projected import matmul, namespace, units, window
 from cljax.spectral.ritz import asymmetry, extreme_indices, projected_eigh
 
 
@@ -41,29 +43,38 @@ def compress(state: KrylovState, num_top: int, num_bottom: int) -> KrylovState:
     References:
         Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIMAX 22 (2000), section 2.
     """
-    capacity, width, kept = state.capacity, state.width, num_top + num_bottom
+    numbers, rows = numbers_compressed(state, num_top, num_bottom)
+    return dataclasses.replace(numbers, basis=tree.basis_recombine(state.basis, rows))
+
+
+def numbers_compressed(state: KrylovState, num_top: int, num_bottom: int) -> tuple[KrylovState, jax.Array]:
+    """What ``compress`` makes of the numbers of a state.
+
+    Args:
+        state: as for ``compress``.
+        num_top: how many of the greatest are kept.
+        num_bottom: how many of the least are kept.
+
+    Returns:
+        The state with its vectors left as they are, and (capacity, capacity), rows of coefficients of the new ones.
+    """
+    xp, capacity, width, kept = namespace(state.matrix), state.capacity, state.width, num_top + num_bottom
     values, vectors, _ = projected_eigh(state)
     index = extreme_indices(state.used, num_top, num_bottom)
     coefficients = vectors[:, index].T
-    pending = jax.nn.one_hot(state.used + jnp.arange(width), capacity, dtype=coefficients.dtype)
-    rows = jnp.concatenate([coefficients, pending])
-    rows = jnp.pad(rows, ((0, capacity - kept - width), (0, 0)))
-    couplings = jax.lax.dynamic_slice_in_dim(state.matrix, state.used, width)
-    couplings = jnp.matmul(couplings, coefficients.T, precision=jax.lax.Precision.HIGHEST)
-    matrix = jnp.zeros_like(state.matrix)
-    matrix = matrix.at[:kept, :kept].set(jnp.diag(values[index])).at[kept : kept + width, :kept].set(couplings)
+    pending = units(state.used + xp.arange(width), capacity, coefficients.dtype)
+    rows = xp.pad(xp.concatenate([coefficients, pending]), ((0, capacity - kept - width), (0, 0)))
+    couplings = matmul(window(state.matrix, state.used, width), coefficients.T)
+    matrix = xp.concatenate([xp.diag(values[index]), couplings])
+    matrix = xp.pad(matrix, ((0, capacity - kept - width), (0, capacity - kept)))
     enough = state.used >= kept
     # the identity rather than another branch, which would hold a second basis
-    rows = jnp.where(enough, rows, jnp.eye(capacity, dtype=rows.dtype))
-    return KrylovState(
-        basis=tree.basis_recombine(state.basis, rows),
-        vector=state.vector,
-        matrix=jnp.where(enough, matrix, state.matrix),
-        guess=state.guess,
-        used=jnp.minimum(state.used, kept),
-        num_products=state.num_products,
-        num_breakdowns=state.num_breakdowns,
+    rows = xp.where(enough, rows, xp.eye(capacity, dtype=rows.dtype))
+    numbers = dataclasses.replace(
+        state,
+        matrix=xp.where(enough, matrix, state.matrix),
+        used=xp.minimum(state.used, kept).astype(state.used.dtype),
         asymmetry=asymmetry(state),
-        rounding=jnp.zeros_like(state.rounding),
-        seed=state.seed,
+        rounding=xp.zeros_like(state.rounding),
     )
+    return numbers, rows

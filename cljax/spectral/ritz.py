@@ -3,12 +3,26 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax._pytree import pytree_dataclass
-from cljax.spectral.krylov import KrylovState, safe_norms
+from cljax.spectral.krylov import KrylovState
+from cljax.spectral.projected import (
+    bordered,
+    column_norms,
+    compiled_on_device,
+    eigh,
+    matmul,
+    namespace,
+    on_host,
+    safe_norms,
+    units,
+    window,
+)
 
 UNKNOWN = 0.7
 """Rayleigh quotient of what a guard lacks, in units of the guard's value, while it is not known."""
@@ -63,13 +77,25 @@ def projected_eigh(state: KrylovState) -> tuple[jax.Array, jax.Array, jax.Array]
         Values (capacity,), the first ``used`` ascending and true, the others a value beyond the spectrum; vectors
         (capacity, capacity) in columns; the greatest norm of a product, a lower bound of the operator's norm.
     """
-    used = jnp.arange(state.capacity) < state.used
-    norm = jnp.max(safe_norms(state.matrix))
-    beyond = jnp.where(norm > 0, 4 * norm, 1)
-    symmetric = jnp.where(used[:, None] & used[None], (state.matrix + state.matrix.T) / 2, 0)
-    values, vectors = _leading_eigh(symmetric + jnp.diag(jnp.where(used, 0, beyond)), state.used)
-    poison = jnp.where(jnp.isfinite(norm), 0, jnp.nan)
+    xp = namespace(state.matrix)
+    norm = xp.max(safe_norms(state.matrix))
+    if xp is np and np.isfinite(norm):
+        return _host_eigh(state.matrix, int(state.used), norm)
+    used = xp.arange(state.capacity) < state.used
+    finite = xp.isfinite(norm)
+    beyond = xp.where(finite & (norm > 0), 4 * norm, 1)
+    symmetric = xp.where(used[:, None] & used[None] & finite, (state.matrix + state.matrix.T) / 2, 0)
+    values, vectors = _leading_eigh(symmetric + xp.diag(xp.where(used, 0, beyond)), state.used)
+    poison = xp.where(finite, 0, xp.nan).astype(norm.dtype)
     return values + poison, vectors + poison, norm
+
+
+def _host_eigh(matrix: Any, used: int, norm: Any) -> tuple[Any, Any, Any]:
+    block = matrix[:used, :used]
+    values = np.full(len(matrix), 4 * norm if norm > 0 else 1, matrix.dtype)
+    vectors = np.eye(len(matrix), dtype=matrix.dtype)
+    values[:used], vectors[:used, :used] = eigh((block + block.T) / 2)
+    return values, vectors, norm
 
 
 def _leading_eigh(matrix: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -85,6 +111,8 @@ def _leading_eigh(matrix: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Ar
     Returns:
         Values ascending, and vectors in columns, as ``jnp.linalg.eigh`` gives them.
     """
+    if on_host(matrix):  # not finite
+        return eigh(matrix)
     capacity = matrix.shape[0]
     sizes = [size for size in (2**k for k in range(4, 16)) if 2 * size < capacity]
 
@@ -102,15 +130,17 @@ def _leading_eigh(matrix: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Ar
 
 def asymmetry(state: KrylovState) -> jax.Array:
     """Greatest difference of two entries of the projected operator that symmetry makes equal: a scalar."""
-    used = jnp.arange(state.capacity) < state.used
+    xp = namespace(state.matrix)
+    used = xp.arange(state.capacity) < state.used
     both = used[:, None] & used[None]
-    return jnp.maximum(state.asymmetry, jnp.max(jnp.where(both, jnp.abs(state.matrix - state.matrix.T), 0)))
+    return xp.maximum(state.asymmetry, xp.max(xp.where(both, xp.abs(state.matrix - state.matrix.T), 0)))
 
 
 def extreme_indices(used: jax.Array, num_top: int, num_bottom: int) -> jax.Array:
     """Places of the extreme pairs among ascending ones: bottom ones first, each ascending; (k,)."""
-    wanted = jnp.concatenate([jnp.arange(num_bottom), used - num_top + jnp.arange(num_top)])
-    return jnp.clip(wanted, 0, jnp.maximum(used - 1, 0))
+    xp = namespace(used)
+    wanted = xp.concatenate([xp.arange(num_bottom), used - num_top + xp.arange(num_top)])
+    return xp.maximum(xp.minimum(wanted, used - 1), 0)
 
 
 def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
@@ -128,23 +158,24 @@ def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     return _ritz_pairs(dataclasses.replace(state, basis=None, vector=None), num_top, num_bottom)
 
 
-@partial(jax.jit, static_argnames=("num_top", "num_bottom"))
+@partial(compiled_on_device, static_argnames=("num_top", "num_bottom"))
 def _ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
+    xp = namespace(state.matrix)
     values, vectors, norm = projected_eigh(state)
-    used = jnp.arange(state.capacity) < state.used
+    used = xp.arange(state.capacity) < state.used
     residuals, noise, rounding = residual_norms(state, values, vectors)
-    least_known = vectors[:, jnp.argmax(residuals)]
+    least_known = vectors[:, xp.argmax(residuals)]
     index = extreme_indices(state.used, num_top, num_bottom)
     guards = _guards(state.used, num_top, num_bottom)
     chosen, enough = values[index], state.used >= num_top + num_bottom
-    others = used[None] & (jnp.arange(state.capacity)[None] != index[:, None])
-    distance = jnp.min(jnp.where(others, jnp.abs(values[None] - chosen[:, None]), jnp.inf), axis=1)
-    alone = ~jnp.isfinite(distance) | (distance <= 0)
+    others = used[None] & (xp.arange(state.capacity)[None] != index[:, None])
+    distance = xp.min(xp.where(others, xp.abs(values[None] - chosen[:, None]), xp.inf), axis=1)
+    alone = ~xp.isfinite(distance) | (distance <= 0)
     bounds, ahead = _outlook(state, values[guards], vectors[:, guards].T, num_bottom)
-    residuals = jnp.where(enough, residuals[index], jnp.inf)
-    quadratic = 2 * residuals * (residuals / jnp.where(alone, 1, distance)) + rounding[index]
-    value_errors = jnp.where(alone | ~enough, residuals, jnp.minimum(residuals, quadratic))
-    roundings = jnp.hypot(noise, rounding)[index]
+    residuals = xp.where(enough, residuals[index], xp.inf)
+    quadratic = 2 * residuals * (residuals / xp.where(alone, 1, distance)) + rounding[index]
+    value_errors = xp.where(alone | ~enough, residuals, xp.minimum(residuals, quadratic))
+    roundings = xp.hypot(noise, rounding)[index]
     return RitzPairs(
         chosen,
         vectors[:, index].T,
@@ -172,37 +203,36 @@ def residual_norms(state: KrylovState, values: jax.Array, vectors: jax.Array) ->
         Each (capacity,): the norms, 0 for places that are not used; their part inside of the space, where an exact
         symmetric product leaves nothing; and what the rounding of the basis may add.
     """
-    used = jnp.arange(state.capacity) < state.used
-    misfit = jnp.matmul(state.matrix, vectors, precision=jax.lax.Precision.HIGHEST) - vectors * values[None]
-    rounding = jnp.linalg.norm(vectors * state.rounding[:, None], axis=0)
-    noise = safe_norms(jnp.where(used[:, None], misfit, 0))
-    return jnp.where(used, jnp.hypot(safe_norms(misfit), rounding), 0), noise, rounding
+    xp = namespace(state.matrix)
+    used = xp.arange(state.capacity) < state.used
+    misfit = matmul(state.matrix, vectors) - vectors * values[None]
+    rounding = column_norms(vectors * state.rounding[:, None])
+    noise = safe_norms(xp.where(used[:, None], misfit, 0))
+    return xp.where(used, xp.hypot(safe_norms(misfit), rounding), 0), noise, rounding
 
 
 def _guards(used: jax.Array, num_top: int, num_bottom: int) -> jax.Array:
     """Places of the pairs next inwards of the wanted ones among ascending ones, that of the bottom first: (g,)."""
     index = extreme_indices(used, num_top + (num_top > 0), num_bottom + (num_bottom > 0))
     chosen = [num_bottom] * (num_bottom > 0) + [num_bottom + (num_bottom > 0)] * (num_top > 0)
-    return index[jnp.asarray(chosen, jnp.int32)]
+    return index[namespace(used).asarray(chosen, np.int32)]
 
 
 def _outlook(
     state: KrylovState, values: jax.Array, coefficients: jax.Array, num_bottom: int
 ) -> tuple[jax.Array, jax.Array]:
     """Extreme eigenpairs of the operator on guards and pending vectors, its block of the latter being guessed."""
-    num, first = values.shape[0], state.used
-    couplings = jax.lax.dynamic_slice_in_dim(state.matrix, first, state.width)
-    couplings = jnp.matmul(couplings, coefficients.T, precision=jax.lax.Precision.HIGHEST)
-    whole = jnp.block([[jnp.diag(values), couplings.T], [couplings, state.guess]])
-    pending = jax.nn.one_hot(first + jnp.arange(state.width), state.capacity, dtype=coefficients.dtype)
-    rows = jnp.concatenate([coefficients, pending])
+    xp, num, first = namespace(values), values.shape[0], state.used
+    couplings = matmul(window(state.matrix, first, state.width), coefficients.T)
+    pending = units(first + xp.arange(state.width), state.capacity, coefficients.dtype)
+    rows = xp.concatenate([coefficients, pending])
     bounds, ahead = [], []
     for end in range(num):
         sign = -1 if end < (num_bottom > 0) else 1
         outwards = sign * values[end]
-        unknown = outwards * jnp.where(outwards > 0, UNKNOWN, 1)
-        block = unknown * jnp.eye(state.width, dtype=unknown.dtype) + (1 - UNKNOWN) * sign * state.guess
-        found, vectors = jnp.linalg.eigh((sign * whole).at[num:, num:].set(block))
+        unknown = outwards * xp.where(outwards > 0, UNKNOWN, 1).astype(values.dtype)
+        block = unknown * xp.eye(state.width, dtype=values.dtype) + (1 - UNKNOWN) * sign * state.guess
+        found, vectors = eigh(bordered(sign * values, sign * couplings, block))
         bounds.append(sign * found[-1])
-        ahead.append(jnp.matmul(vectors[:, -1], rows, precision=jax.lax.Precision.HIGHEST))
-    return jnp.stack(bounds), jnp.stack(ahead)
+        ahead.append(matmul(vectors[:, -1], rows))
+    return xp.stack(bounds), xp.stack(ahead)

@@ -24,8 +24,10 @@ from cljax.spectral.driver import apply_product, linearized, run_lanczos
 from cljax.spectral.estimate import Estimate, mean_and_error, within
 from cljax.spectral.gauss_rule import Rule, tridiagonal_rule
 from cljax.spectral.host_loop import HostLoop
+from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.krylov import KrylovState
 from cljax.spectral.probes import one_vector
+from cljax.spectral.projected import compiled_on_device
 from cljax.spectral.recurrence import unit_probe
 from cljax.spectral.ritz import projected_eigh, residual_norms
 from cljax.spectral.rounds import look_schedule
@@ -189,7 +191,8 @@ def _on_host(
         own = None if path is None else path.with_name(f"{path.name}.probe{index}")
         if reorthogonalize:
             state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps, known, layout)
-            rules.append(landed(_rule(state, num_steps)))
+            numbers = numbers_on_host(state) if lies_near(state) else state
+            rules.append(landed(jax.tree.map(jnp.asarray, _rule(numbers, num_steps))))
         else:
             probe = _placed(_probe(keys[index, 0], op, known, layout), op, layout)
             rules.append(landed(tridiagonal_rule(*three_term_run("host", product, op.struct, probe, num_steps))))
@@ -275,7 +278,7 @@ def _without(probe: PyTree, known: PyTree, layout: Layout | None) -> PyTree:
     return tree.from_rows(tree.normalize(rest, tree.norm(rest)))
 
 
-@partial(jax.jit, static_argnames="num_steps")
+@partial(compiled_on_device, static_argnames="num_steps")
 def _rule(state: KrylovState, num_steps: int) -> Rule:
     values, vectors, _ = projected_eigh(state)
     residuals = residual_norms(state, values, vectors)[0]
