@@ -6,6 +6,7 @@ alone. The device holds the vector that is multiplied; nothing but products is c
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,9 @@ class HostRun:
         self._guess = np.diag(np.zeros(self._width, dtype) if guess is None else np.asarray(guess, dtype))
         self._asymmetry = self._greatest = np.zeros((), dtype)[()]
         self._num_products = self._num_breakdowns = 0
+        rows = jax.tree.map(np.asarray, vectors)
         for index in range(self._width):
-            self._begin_with(jax.tree.map(lambda x: np.asarray(x)[index], vectors), index)  # ruff: ignore[function-uses-loop-variable]
+            self._begin_with(jax.tree.map(operator.itemgetter(index), rows), index)
 
     @property
     def numbers(self) -> KrylovState:
@@ -92,10 +94,8 @@ class HostRun:
         self._basis.append(w, rest)
         self._matrix[:place, used], self._matrix[place, used] = column, coupling
         self._greatest = np.maximum(self._greatest, np.hypot(taken, coupling))
-        if self._width > 1:
-            self._guess = np.pad(self._guess[1:, 1:], (0, 1))
-        else:
-            self._guess = np.zeros_like(self._guess)
+        self._guess, before = np.zeros_like(self._guess), self._guess
+        self._guess[:-1, :-1] = before[1:, 1:]
         self._num_products += 1
         self._num_breakdowns += exhausted
 

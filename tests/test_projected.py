@@ -1,0 +1,152 @@
+"""Small matrices of Krylov runs: NumPy's arithmetic on the host against the compiled one and dense algebra."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax.spectral.driver import run_krylov
+from cljax.spectral.extremes import _finish, cold_goal
+from cljax.spectral.goal import Goal, judge
+from cljax.spectral.host_numbers import lies_near, numbers_on_host
+from cljax.spectral.projected import bordered, eigh, safe_norms
+from cljax.spectral.restart import numbers_compressed
+from cljax.spectral.ritz import projected_eigh, ritz_pairs
+from cljax.spectral.turn import numbers_turned, reflection
+from tests.oracles import eps
+from tests.test_lanczos import operator, random_symmetric
+
+MATRIX = random_symmetric(np.linspace(-1, 2, 40)).astype(np.float32)
+SIZES = [(2, 1), (3, 0), (0, 2)]
+
+
+def state_of(width, num_steps=9):
+    vectors = jax.random.normal(jax.random.key(0), (width, 40))
+    return run_krylov("compiled", operator(MATRIX), vectors, jax.random.key(1), num_steps)[0]
+
+
+def goal_of(num_top, num_bottom, warm):
+    goal = cold_goal(1e-3, jnp.zeros(40), num_top, num_bottom, "value", num_cold=1)
+    guards = (num_top > 0) + (num_bottom > 0)
+    previous = jnp.linspace(-0.9, 1.9, num_top + num_bottom)
+    return dataclasses.replace(goal, warm=jnp.array(warm), kept=jnp.array(warm), previous=previous, num_guards=guards)
+
+
+def same(host, device, bound):
+    """Equal up to ``bound``, and to the sign of vectors, which are told by their length here."""
+    for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.abs(a), np.abs(b)[..., : a.shape[-1]] if a.ndim else np.abs(b), atol=bound)
+
+
+@pytest.mark.parametrize(("num_top", "num_bottom"), SIZES)
+@pytest.mark.parametrize("width", [1, 4])
+def test_ritz_pairs(width, num_top, num_bottom):
+    state = state_of(width)
+    numbers = numbers_on_host(state)
+    found, expected = (ritz_pairs(s, num_top, num_bottom) for s in (numbers, state))
+    same(found, expected, 2e3 * eps(jnp.float32))
+    used = int(state.used)
+    K = np.asarray(state.matrix, np.float64)[:used, :used]
+    exact = np.linalg.eigvalsh((K + K.T) / 2)
+    wanted = np.concatenate([exact[:num_bottom], exact[used - num_top :]])
+    np.testing.assert_allclose(found.values, wanted, atol=32 * eps(jnp.float32))
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(("num_top", "num_bottom"), SIZES)
+@pytest.mark.parametrize("width", [1, 4, 6])
+def test_judgement(width, num_top, num_bottom, warm):
+    state, goal = state_of(width), goal_of(num_top, num_bottom, warm)
+    numbers = numbers_on_host(state)
+    expected, jumped, done = jax.jit(judge)(state, goal, jnp.array(False))
+    direction, jumped_too, done_too = judge(numbers, goal.on_host(), np.bool_(False))
+    assert bool(jumped) == jumped_too
+    assert bool(done) == done_too
+    lengths = np.linalg.norm(direction), np.linalg.norm(expected)
+    if min(lengths) > 0:
+        direction, expected = direction / lengths[0], np.asarray(expected) / lengths[1]
+    np.testing.assert_allclose(direction, expected, atol=2e4 * eps(jnp.float32))
+    same(
+        _finish(numbers, goal.on_host(), np.bool_(False)),
+        _finish(state, goal, jnp.array(False)),
+        2e3 * eps(jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("direction", [[0.3, -2.0, 1.0, 0.5], [0.0] * 4, [np.nan] * 4, [-1.0, 0, 0, 0]])
+def test_rotations(direction):
+    state = state_of(4)
+    found, expected = (reflection(np.float32(direction)), reflection(jnp.float32(np.array(direction))))
+    np.testing.assert_allclose(found, expected, atol=8 * eps(jnp.float32))
+    np.testing.assert_allclose(found @ found.T, np.eye(4), atol=8 * eps(jnp.float32))
+    length = np.linalg.norm(direction)
+    if np.isfinite(length) and length > 0:
+        assert abs(found[0] @ direction) == pytest.approx(length, rel=1e-6)
+    numbers = numbers_on_host(state)
+    before = numbers.matrix.copy()
+    same(numbers_turned(numbers, found, 0.25).matrix, numbers_turned(state, expected, 0.25).matrix, 1e-6)
+    same(numbers_turned(numbers, found, 0.25).rounding, numbers_turned(state, expected, 0.25).rounding, 1e-6)
+    assert np.array_equal(numbers.matrix, before)
+
+
+@pytest.mark.parametrize("used", [9, 5])
+def test_restarts(used):
+    state = dataclasses.replace(state_of(2), basis=None, vector=None, used=jnp.int32(used))
+    numbers = jax.tree.map(np.asarray, state)
+    found, expected = (numbers_compressed(s, 6, 1) for s in (numbers, state))  # seven of five: all are kept
+    same(found, expected, 1e-4)
+    assert int(found[0].used) == min(used, 7)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so(bad):
+    state = state_of(1)
+    state = dataclasses.replace(state, matrix=state.matrix.at[2, 2].set(bad))
+    with np.errstate(all="ignore"):
+        for numbers in (state, numbers_on_host(state)):
+            values, vectors, _ = projected_eigh(numbers)
+            assert np.isnan(values).all()
+            assert np.isnan(vectors).all()
+            done = judge(numbers, goal_of(2, 1, False).on_host(), np.bool_(False))[2]
+            assert done
+    assert np.isnan(eigh(np.full((2, 2), bad))[0]).all()
+
+
+def test_the_zero_operator():
+    state = run_krylov("compiled", operator(0 * MATRIX), jnp.ones((1, 40)), jax.random.key(1), 5)[0]
+    found, expected = (ritz_pairs(s, 1, 1) for s in (numbers_on_host(state), state))
+    same(found.values, expected.values, 0)
+    same(found.residual_norms, expected.residual_norms, 0)
+
+
+def test_norms_near_the_ends_of_the_range():
+    for scale in (1e-30, 1.0, 1e30):
+        matrix = np.float32(scale) * np.array([[3, 0, 1], [4, 0, 1]], np.float32)
+        with np.errstate(all="ignore"):
+            found = safe_norms(matrix)
+        np.testing.assert_allclose(found, scale * np.array([5, 0, 2**0.5]), rtol=4 * eps(jnp.float32))
+
+
+def test_bordered_matrix():
+    diagonal, sides, block = np.float32([1, 2]), np.float32([[3, 4], [5, 6], [7, 8]]), np.eye(3, dtype=np.float32)
+    assert np.array_equal(bordered(diagonal, sides, block), bordered(*map(jnp.asarray, (diagonal, sides, block))))
+
+
+def test_only_one_cpu_device_is_near():
+    state = state_of(1)
+    assert lies_near(state)
+    several = jax.device_put(state.vector, jax.sharding.NamedSharding(jax.make_mesh((2,), ("x",)), jax.P()))
+    assert not lies_near(dataclasses.replace(state, vector=several))
+    seen = []
+    jax.jit(lambda s: seen.append(lies_near(s)))(state)
+    assert seen == [False]
+
+
+def test_a_goal_on_the_host():
+    goal = goal_of(2, 1, True).on_host()
+    assert isinstance(goal, Goal)
+    assert all(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(goal))
