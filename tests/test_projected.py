@@ -46,6 +46,8 @@ def same(host, device, bound):
 @pytest.mark.parametrize("width", [1, 4])
 def test_ritz_pairs(width, num_top, num_bottom):
     state = state_of(width)
+    uneven = 1e-3 * jax.random.normal(jax.random.key(2), (9, 9))  # products that are not symmetric
+    state = dataclasses.replace(state, matrix=state.matrix.at[:9, :9].add(uneven))
     numbers = numbers_on_host(state)
     found, expected = (ritz_pairs(s, num_top, num_bottom) for s in (numbers, state))
     same(found, expected, 2e3 * eps(jnp.float32))
@@ -54,6 +56,9 @@ def test_ritz_pairs(width, num_top, num_bottom):
     exact = np.linalg.eigvalsh((K + K.T) / 2)
     wanted = np.concatenate([exact[:num_bottom], exact[used - num_top :]])
     np.testing.assert_allclose(found.values, wanted, atol=32 * eps(jnp.float32))
+    values, vectors, norm = projected_eigh(numbers)
+    assert (values[used:] > 2 * norm).all()
+    assert np.array_equal(vectors[used:, :used], np.zeros((width, used)))
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -77,10 +82,13 @@ def test_judgement(width, num_top, num_bottom, warm):
     )
 
 
-@pytest.mark.parametrize("direction", [[0.3, -2.0, 1.0, 0.5], [0.0] * 4, [np.nan] * 4, [-1.0, 0, 0, 0]])
+@pytest.mark.parametrize(
+    "direction", [[0.3, -2.0, 1.0, 0.5], [0.0] * 4, [np.nan] * 4, [np.inf, 1, 0, 0], [-1.0, 0, 0, 0]]
+)
 def test_rotations(direction):
     state = state_of(4)
-    found, expected = (reflection(np.float32(direction)), reflection(jnp.float32(np.array(direction))))
+    with np.errstate(all="ignore"):
+        found, expected = (reflection(np.float32(direction)), reflection(jnp.float32(np.array(direction))))
     np.testing.assert_allclose(found, expected, atol=8 * eps(jnp.float32))
     np.testing.assert_allclose(found @ found.T, np.eye(4), atol=8 * eps(jnp.float32))
     length = np.linalg.norm(direction)
@@ -100,6 +108,9 @@ def test_restarts(used):
     found, expected = (numbers_compressed(s, 6, 1) for s in (numbers, state))  # seven of five: all are kept
     same(found, expected, 1e-4)
     assert int(found[0].used) == min(used, 7)
+    if used < 7:
+        assert np.array_equal(found[0].matrix, state.matrix)
+        assert np.array_equal(found[1], np.eye(state.capacity))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
