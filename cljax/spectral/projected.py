@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _LEAST = 1e-12
-"""Norms between this and its inverse are found from squares, whatever the dtype."""
+"""Columns whose greatest norm is between this and its inverse have norms by their squares, whatever the dtype."""
 
 
 def on_host(x: Any) -> bool:
@@ -63,7 +63,7 @@ def safe_norms(matrix: Any) -> Any:
     xp = namespace(matrix)
     if xp is np:
         found = column_norms(matrix)
-        if found.min() > _LEAST and found.max() < 1 / _LEAST:
+        if _LEAST < found.max() < 1 / _LEAST:
             return found
     greatest = xp.max(xp.abs(matrix))
     unit = xp.where((greatest > 0) & xp.isfinite(greatest), greatest, 1).astype(matrix.dtype)
