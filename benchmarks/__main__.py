@@ -30,6 +30,7 @@ from benchmarks.tasks import TASKS
 from cljax._checks import check_positive_int
 from cljax._cpu_threads import enough_threads
 from cljax._registry import lookup
+from cljax._unread import reader_is_gone, write_nowhere
 
 BENCHMARKS = {
     "products": bench_products.run,
@@ -251,17 +252,19 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments, those of the process where None.
 
     Returns:
-        Exit code: 0, 2 for wrong input, 130 where interrupted.
+        Exit code: 0, 2 for wrong input, 130 where interrupted, 141 where the reader of the output is gone.
     """
-    command: Run | Compare | Report | Plan | Scaling = tyro.cli(
-        Command,
-        prog="python -m benchmarks",
-        description="Benchmarks of cljax. Start with: python -m benchmarks run --suite extremes --size tiny",
-        args=argv,
-    )
     try:
+        command: Run | Compare | Report | Plan | Scaling = tyro.cli(
+            Command,
+            prog="python -m benchmarks",
+            description="Benchmarks of cljax. Start with: python -m benchmarks run --suite extremes --size tiny",
+            args=argv,
+        )
         command.run(Console())
     except (ValueError, TypeError, OSError) as error:
+        if reader_is_gone(error):
+            return write_nowhere()
         print(f"benchmarks: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

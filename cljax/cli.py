@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import io
-import os
 import pathlib
 import re
-import select
 import sys
 import traceback
 from typing import Annotated
@@ -17,6 +15,7 @@ from rich.console import Console
 
 from cljax._plan_report import report_plan
 from cljax._report import PLAIN, PREEMPTED, report, report_bounds, report_spectrum
+from cljax._unread import reader_is_gone, write_nowhere
 from cljax.parallel.distributed import LOST, LostProcessError, Processes, initialize, is_lost_process, leave
 from cljax.training.config import RunConfig
 from cljax.training.loop import DivergenceError, fit, resume
@@ -175,10 +174,6 @@ Command = (
 )
 
 
-NOT_READ = 141
-"""Exit code where the reader of the output is gone: 128 + 13, as a shell has it."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a command; errors that a user can mend are one line on standard error.
 
@@ -209,7 +204,7 @@ def _run(argv: list[str] | None) -> int:
     except (ValueError, TypeError, OSError) as error:
         if is_lost_process(error):
             return _fail(error, LOST)
-        return _not_read() if isinstance(error, BrokenPipeError) and _reader_is_gone() else _fail(error, 2)
+        return write_nowhere() if reader_is_gone(error) else _fail(error, 2)
     except jax.errors.JaxRuntimeError as error:
         if is_lost_process(error):
             return _fail(error, LOST)
@@ -220,22 +215,6 @@ def _run(argv: list[str] | None) -> int:
         return _fail("interrupted; rows and checkpoints are kept: cljax resume RUN_DIR goes on", 130)
     except Exception:
         return _unexpected()
-
-
-def _reader_is_gone() -> bool:
-    """Whether nobody can read what is printed: another pipe may have been the broken one."""
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-    except (AttributeError, OSError, ValueError):  # a system without poll, or output that is no file
-        return False
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _not_read() -> int:
-    """Whoever read the output, such as ``head``, has enough of it: nothing is wrong, and nothing more is written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return NOT_READ
 
 
 def _unexpected() -> int:

@@ -20,7 +20,7 @@ LAYERS = [
     ["plots"],
     ["_report"],
     ["_plan_report"],
-    ["cli", "_compile_cache", "_cpu_threads"],
+    ["cli", "_compile_cache", "_cpu_threads", "_unread"],
     ["__main__"],
 ]
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from cljax import cli, training
+from cljax._unread import NOT_READ
 from tests.runs import flags, read_rows, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -178,13 +179,14 @@ def test_help(command, capsys):
     assert not command or f"$ cljax {command[0]}" in printed
 
 
-def test_a_reader_that_has_enough_is_no_error():
+@pytest.mark.parametrize("command", [["cljax", "track"], ["benchmarks", "run"]])
+def test_a_reader_that_has_enough_is_no_error(command):
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "cljax", "track", "--help"]
+    command = [sys.executable, "-m", *command, "--help"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (cli.NOT_READ, "")
+    assert (done.returncode, done.stderr) == (NOT_READ, "")
 
 
 @pytest.mark.fast

@@ -122,7 +122,7 @@ def run_krylov(
     Args:
         driver: "compiled", "host" or a ``HostLoop``.
         op: symmetric operator.
-        vectors: start vectors with leaves (width, *shape).
+        vectors: start vectors with leaves (width, *shape), or as the run keeps them.
         key: typed PRNG key of random vectors.
         num_steps: static, most products.
         goal: what to look for; with None all steps are taken.
@@ -134,8 +134,10 @@ def run_krylov(
         The final state, and whether the spectrum was found to have jumped since the kept vectors of a warm start.
     """
     layout, given = run_layout(op, memory), vectors
-    vectors = tree.place_like(vectors, op.struct, leading_axes=1) if memory.layout(op.struct) is None else vectors
-    vectors = vectors if layout is None else split(layout.put(vectors), layout)
+    if not isinstance(vectors, Rows):
+        whole = memory.layout(op.struct) is None
+        vectors = tree.place_like(vectors, op.struct, leading_axes=1) if whole else vectors
+        vectors = vectors if layout is None else split(layout.put(vectors), layout)
     capacity = num_steps + jax.tree.leaves(vectors)[0].shape[0]
     capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":

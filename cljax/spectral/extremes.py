@@ -22,7 +22,7 @@ from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, res
 from cljax.spectral.host_basis import HostBasis
 from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.krylov import KrylovState, orthogonality
-from cljax.spectral.memory import ALL, Memory
+from cljax.spectral.memory import ALL, Memory, run_layout
 from cljax.spectral.probes import kept_vectors, start_vectors
 from cljax.spectral.projected import compiled_on_device, namespace, on_host
 from cljax.spectral.ritz import asymmetry, ritz_pairs
@@ -131,7 +131,7 @@ def extreme_eigenpairs(
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom}
     options |= {"criterion": criterion, "certify": bool(certify)}
     if start is None:
-        vectors = start_vectors(start_key, op.struct, block_size, memory.layout(op.struct))
+        vectors = start_vectors(start_key, op.struct, block_size, run_layout(op, memory))
         guess, goal = None, cold_goal(tol, work, num_cold=block_size, **options)
     else:
         width = min(start.values.shape[0] + start.guard_values.shape[0] + 1, dimension)

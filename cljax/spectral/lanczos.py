@@ -15,7 +15,7 @@ from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop, run_lanczos
 from cljax.spectral.krylov import KrylovState, orthogonality
-from cljax.spectral.memory import Memory
+from cljax.spectral.memory import Memory, run_layout
 from cljax.spectral.probes import start_vectors
 
 
@@ -83,7 +83,7 @@ def lanczos(
     if is_key:
         check_key("key_or_vector", key_or_vector)
         key, start_key = jax.random.split(key_or_vector)
-        vector = jax.tree.map(lambda x: x[0], start_vectors(start_key, op.struct, 1, memory.layout(op.struct)))
+        vector = jax.tree.map(lambda x: x[0], start_vectors(start_key, op.struct, 1, run_layout(op, memory)))
     else:
         check_same_struct("key_or_vector", key_or_vector, op.struct)
         key, vector = jax.random.key(0), key_or_vector

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._joined import Joined
-from cljax._layout import Layout
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs
 
@@ -32,26 +31,30 @@ def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
-def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Layout | None = None) -> PyTree:
+def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Any = None) -> PyTree:
     """Random start vectors, each device making its own part of them.
 
     Args:
         key: typed PRNG key.
         struct: shapes and dtypes of the operator's vectors.
         num_vectors: how many.
-        layout: None, or how they are split over devices.
+        layout: None, how they are split over devices, or how a run joins them.
 
     Returns:
-        As ``random_vectors``: the same numbers, however they are split.
+        As ``random_vectors``, rows where they are joined: the same numbers, however they are kept.
     """
     leaves, structure = jax.tree.flatten(struct)
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    return _start_vectors(key, shapes, structure, num_vectors, layout)
+    vectors = _start_vectors(key, shapes, structure, num_vectors, layout)
+    return layout.placed(vectors, struct) if isinstance(layout, Joined) else vectors
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int, layout: Layout | None) -> PyTree:
-    vectors = random_vectors(key, structure.unflatten(shapes), num_vectors)
+def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int, layout: Any) -> PyTree:
+    struct = structure.unflatten(shapes)
+    if isinstance(layout, Joined):
+        return random_vectors(key, layout.row_shapes(struct), num_vectors)
+    vectors = random_vectors(key, struct, num_vectors)
     return vectors if layout is None else layout.put(vectors)
 
 

@@ -53,6 +53,7 @@ def each_probe(
     return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
+@partial(jax.jit, static_argnums=1)
 def probe_keys(key: jax.Array, num_probes: int) -> jax.Array:
     """For each probe the key of its entries and one for all else, (num_probes, 2)."""
     return jax.vmap(jax.random.split)(jax.random.split(key, num_probes))

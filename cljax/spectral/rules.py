@@ -16,6 +16,7 @@ import numpy as np
 
 from cljax import tree
 from cljax._in_flight import landed
+from cljax._joined import Joined
 from cljax._layout import Layout, layout_of
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -26,6 +27,7 @@ from cljax.spectral.gauss_rule import Rule, tridiagonal_rule
 from cljax.spectral.host_loop import HostLoop
 from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.krylov import KrylovState
+from cljax.spectral.memory import run_layout
 from cljax.spectral.probes import one_vector
 from cljax.spectral.projected import compiled_on_device
 from cljax.spectral.recurrence import unit_probe
@@ -242,7 +244,12 @@ def _rule_fn(
 def _run(
     driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int, known: PyTree | None, layout: Layout | None
 ) -> KrylovState:
-    return run_lanczos(driver, op, _probe(keys[0], op, known, layout), keys[1], num_steps)
+    joined = run_layout(op)
+    if known is None and driver != "compiled" and isinstance(joined, Joined):
+        probe: PyTree = one_vector(unit_probe, keys[0], op.struct, joined)
+    else:
+        probe = _probe(keys[0], op, known, layout)
+    return run_lanczos(driver, op, probe, keys[1], num_steps)
 
 
 def _probe(key: jax.Array, op: LinearOperator, known: PyTree | None, layout: Layout | None) -> PyTree:
