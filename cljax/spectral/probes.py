@@ -100,15 +100,25 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
     """
     first = jax.tree.map(lambda x: x[0], start.vectors)
     fresh = tree.scattered_like(jax.random.bits(key, dtype=jnp.uint32), first)
-    fresh = tree.normalize(fresh, tree.norm(fresh))
+    fresh, guards = tree.normalize(fresh, tree.norm(fresh)), start.guards
     if check is not None:
         check = tree.to_work(check)
         length = tree.norm(check)
         usable = jnp.isfinite(length) & (length > 0)
         share = jnp.where(usable, _RANDOM_SHARE, 1)
         fresh = jax.tree.map(lambda c, f: jnp.where(usable, c / length, 0) + share * f, check, fresh)
+        guards = _towards(check, guards)
     vectors = jax.tree.map(
-        lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, start.guards, fresh
+        lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, guards, fresh
     )
     values = jnp.concatenate([start.values, start.guard_values, jnp.zeros(1, start.values.dtype)])
     return vectors, jnp.where(jnp.isfinite(values), values, 0)
+
+
+def _towards(check: PyTree, guards: PyTree) -> PyTree:
+    """Guards with the signs in which their inner products with the check direction are not negative."""
+    # A sum of both is multiplied. Guards grow from run to run as in a power iteration, and a check direction may be nearly
+    # the same each time, such as a gradient: with signs by chance each may take away what the other has found.
+    products = jax.vmap(lambda guard: tree.vdot(guard, check))(guards)
+    signs = jnp.where(products < 0, -1, 1)
+    return jax.tree.map(lambda g: (g * signs.reshape(-1, *(1,) * (g.ndim - 1))).astype(g.dtype), guards)
