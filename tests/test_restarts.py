@@ -190,3 +190,4 @@ def test_warm_starts_do_not_depend_on_signs():
     again = spectral.extreme_eigenpairs(operator(nearby), jax.random.key(1), start=turned, **options)
     assert found.num_products == again.num_products
     assert np.array_equal(found.values, again.values)
+    assert np.array_equal(found.guard_values, again.guard_values)

@@ -117,7 +117,7 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
 
 def _towards(check: PyTree, guards: PyTree) -> PyTree:
     """Guards with the signs in which their inner products with the check direction are not negative."""
-    # A sum of both is multiplied. Guards grow from run to run as in a power iteration, and a check direction may be nearly
+    # A sum of both is multiplied. Guards grow from run to run as in a power iteration, and a check may be nearly
     # the same each time, such as a gradient: with signs by chance each may take away what the other has found.
     products = jax.vmap(lambda guard: tree.vdot(guard, check))(guards)
     signs = jnp.where(products < 0, -1, 1)
