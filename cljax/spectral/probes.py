@@ -107,7 +107,7 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
         usable = jnp.isfinite(length) & (length > 0)
         share = jnp.where(usable, _RANDOM_SHARE, 1)
         fresh = jax.tree.map(lambda c, f: jnp.where(usable, c / length, 0) + share * f, check, fresh)
-        guards = _towards(check, guards)
+        guards = _signed(check, guards)
     vectors = jax.tree.map(
         lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, guards, fresh
     )
@@ -115,10 +115,11 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
     return vectors, jnp.where(jnp.isfinite(values), values, 0)
 
 
-def _towards(check: PyTree, guards: PyTree) -> PyTree:
-    """Guards with the signs in which their inner products with the check direction are not negative."""
-    # A sum of both is multiplied. Guards grow from run to run as in a power iteration, and a check may be nearly
-    # the same each time, such as a gradient: with signs by chance each may take away what the other has found.
+def _signed(check: PyTree, guards: PyTree) -> PyTree:
+    """Guards with the signs in which their inner products with the check direction are not positive."""
+    # The sum of a guard g and of what the check c has beside it, c − ⟨c, g⟩ g, is multiplied. In a direction e in which
+    # both have a part, these are ⟨e, g⟩ and ⟨e, c⟩ − ⟨c, g⟩⟨e, g⟩: where the sign of ⟨e, c⟩ is not known, they add up
+    # on average if ⟨c, g⟩ is negative, and take from each other if it is positive.
     products = jax.vmap(lambda guard: tree.vdot(guard, check))(guards)
-    signs = jnp.where(products < 0, -1, 1)
+    signs = jnp.where(products > 0, -1, 1)
     return jax.tree.map(lambda g: (g * signs.reshape(-1, *(1,) * (g.ndim - 1))).astype(g.dtype), guards)
