@@ -125,19 +125,23 @@ def measure_command(problem: str, repeats: int) -> list[dict[str, Any]]:
 def _run_command(run_dir: pathlib.Path, environment: dict[str, str]) -> tuple[float, float]:
     """Seconds to the first row of a run and to its end."""
     metrics, first_row = run_dir / "metrics.jsonl", None
+
+    def written() -> bool:
+        return metrics.exists() and metrics.stat().st_size > 0
+
     start = time.perf_counter()
     command = [sys.executable, *COMMAND, "--run-dir", str(run_dir)]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         while process.poll() is None:
-            if first_row is None and metrics.exists() and metrics.stat().st_size:
+            if first_row is None and written():
                 first_row = time.perf_counter() - start
             time.sleep(0.01)
         end = time.perf_counter() - start
-        if process.returncode or first_row is None:
+        if process.returncode or not written():
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output.read().decode()}")
-    return first_row, end
+    return end if first_row is None else first_row, end
 
 
 def _no_reference() -> Reference:

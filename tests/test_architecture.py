@@ -11,7 +11,19 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cljax").rglob("*.py"))
 LAYERS = [
-    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_random", "_basis", "_in_flight"],
+    [
+        "_pytree",
+        "_typing",
+        "_checks",
+        "_registry",
+        "_batch",
+        "_layout",
+        "_joined",
+        "_random",
+        "_basis",
+        "_in_flight",
+        "_current_mesh",
+    ],
     ["tree", "losses"],
     ["curvature"],
     ["spectral"],

@@ -154,6 +154,30 @@ def test_first_calls():
     assert all(row["seconds"]["median"] > row["second_call_seconds"]["median"] for row in rows)
 
 
+IN_PLACE_OF_A_RUN = """
+import os, pathlib, sys
+folder, cache = pathlib.Path(sys.argv[-1]), pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+assert cache.exists() == (folder.name == "second"), "programs are kept from the first command for the second"
+cache.mkdir(exist_ok=True)
+folder.mkdir()
+(folder / "metrics.jsonl").write_text("{}")
+"""
+
+
+@pytest.mark.parametrize("code", [IN_PLACE_OF_A_RUN, "import sys; sys.exit('no such model')", ""])
+def test_commands_to_their_first_row(code, monkeypatch):
+    monkeypatch.setattr(bench_compile, "COMMAND", ("-c", code))
+    if code == IN_PLACE_OF_A_RUN:
+        rows = {row["form"]: row["seconds"] for row in bench_compile.measure_command("mlp", 2)}
+        assert {seconds["num_samples"] for seconds in rows.values()} == {2}
+        for which in ("first", "second"):
+            ends = rows[f"cljax track, {which}, to its first row"], rows[f"cljax track, {which}"]
+            assert 0 < ends[0]["minimum"] <= ends[1]["minimum"]
+    else:
+        with pytest.raises(RuntimeError, match="ended with 1: no such model" if code else "ended with 0"):
+            bench_compile.measure_command("mlp", 1)
+
+
 def test_weak_scaling(tmp_path, monkeypatch):
     """A device's work does not grow with their number, one all-reduce adds it up, and a spread basis falls as 1/n."""
     monkeypatch.setattr(bench_scaling, "DEVICES", (1, 8))

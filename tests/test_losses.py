@@ -12,8 +12,6 @@ from scipy.special import softmax
 from cljax import losses
 from tests.oracles import eps
 
-pytestmark = pytest.mark.fast
-
 REGULARIZERS = {
     "shannon": losses.shannon(),
     "squared": losses.squared(),
@@ -55,6 +53,7 @@ def test_loss_is_between_its_quadratic_bounds_and_zero_at_the_prediction(name, s
         assert abs(loss(f, regularizer.predict(f))) <= slack
 
 
+@pytest.mark.fast
 @EACH
 def test_value_conjugate_and_prediction_are_conjugate(name, x64):
     regularizer = REGULARIZERS[name]
@@ -131,6 +130,7 @@ def test_entmax_meets_its_optimality_conditions(alpha, x64):
     assert ((f - threshold)[p == 0] <= slack[p == 0]).all()
 
 
+@pytest.mark.fast
 def test_entmax_between_softmax_and_sparsemax():
     assert losses.tsallis(1.0) == losses.shannon()
     assert losses.tsallis(2) == losses.sparsemax()
@@ -157,6 +157,7 @@ def test_labels_are_one_hot_targets(name):
     np.testing.assert_allclose(loss(f, labels), jax.jit(loss)(f, labels), rtol=8 * eps(jnp.float32))
 
 
+@pytest.mark.fast
 def test_soft_targets_include_their_entropy(x64):
     f, y = np.array([1.0, -1.0, 0.5]), np.array([0.7, 0.1, 0.2])
     expected = np.sum(y * (np.log(y) - np.log(softmax(f))))
@@ -166,6 +167,7 @@ def test_soft_targets_include_their_entropy(x64):
     np.testing.assert_allclose(losses.fenchel_young(losses.bernoulli())(f, y), expected, rtol=1e-14)
 
 
+@pytest.mark.fast
 def test_confident_and_right_does_not_cancel():
     f = np.array([18.0, 0.0, 1.0], np.float32)
     expected = np.log1p(np.exp(-18.0) + np.exp(-17.0))
@@ -202,6 +204,7 @@ def test_nan_stays_nan_and_batches_are_rows(name):
     assert loss(f, jnp.full(4, 2)).dtype == jnp.float32
 
 
+@pytest.mark.fast
 def test_half_precision_is_computed_in_single():
     loss = losses.fenchel_young(losses.shannon())
     f = jnp.array([1.0, 2.0, 3.0], jnp.bfloat16)
@@ -218,6 +221,7 @@ def test_equal_losses_are_one_static_argument():
     assert losses.objective(jnp.dot, one) == losses.objective(jnp.dot, other)
 
 
+@pytest.mark.fast
 def test_wrong_labels_and_targets_are_no_numbers():
     f = jnp.zeros((2, 3))
     assert np.isnan(losses.fenchel_young(losses.shannon())(f, jnp.array([3, -1]))).all()

@@ -58,7 +58,7 @@ def test_commands_in_order(tmp_path):
 @pytest.mark.parametrize("command", NEEDS_DATA)
 def test_commands_on_real_data(command, tmp_path):
     """With fewer steps: what is tested is that the command works as pasted."""
-    assert "wrote" in run(re.sub(r"--num-steps \d+", "--num-steps 60", command), tmp_path)
+    assert "wrote" in run(re.sub(r"--num-steps \d+", "--num-steps 20", command), tmp_path)
 
 
 def test_plots_shown_are_in_the_repository():

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._current_mesh import on_its_mesh
 from cljax._layout import Rows
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
@@ -141,7 +142,9 @@ def run_krylov(
     capacity = num_steps + jax.tree.leaves(vectors)[0].shape[0]
     capacity = capacity if memory.basis_size is None else min(memory.basis_size, capacity)
     if driver == "compiled":
-        return _compiled(op, vectors, key, goal, guess, num_steps, capacity, tree.is_replicated(vectors), memory.half)
+        sizes, flatten = (num_steps, capacity), tree.is_replicated(vectors)
+        with on_its_mesh(op.struct):
+            return _compiled(op, vectors, key, goal, guess, *sizes, flatten, memory.half)
     product, struct = linearized(op), op.struct
 
     def parts() -> dict[str, str]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._current_mesh import on_its_mesh
 from cljax._in_flight import landed
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
@@ -44,7 +45,8 @@ def each_probe(
     """
     keys, layout = probe_keys(key, num_probes)[:, 0], run_layout(op)
     if driver == "compiled":
-        return landed(_each_compiled(op, keys, args, run, num_steps, layout))
+        with on_its_mesh(op.struct):
+            return landed(_each_compiled(op, keys, args, run, num_steps, layout))
     product = linearized(op)
     found = []
     for k in keys:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
+from cljax._current_mesh import on_its_mesh
 from cljax._in_flight import landed
 from cljax._joined import Joined
 from cljax._layout import Layout, layout_of
@@ -62,7 +63,8 @@ def probe_rules(
         ValueError: if a file of the loop is broken, or that of another run.
     """
     if driver == "compiled":
-        return landed(_compiled(op, keys, known, num_steps, reorthogonalize, layout_of(op.struct)))
+        with on_its_mesh(op.struct):
+            return landed(_compiled(op, keys, known, num_steps, reorthogonalize, layout_of(op.struct)))
     rules = list(_on_host(driver, op, keys, num_steps, reorthogonalize, known))
     return jax.tree.map(lambda *rows: jnp.stack(rows), *rules)
 
@@ -102,7 +104,8 @@ def estimate_from_rules(
     count: Any = 0
     if driver == "compiled":
         options = {"num_steps": num_steps, "reorthogonalize": reorthogonalize, "layout": layout_of(op.struct)}
-        samples, count = landed(_until(op, keys, jnp.asarray(tol), args, sample=sample, looks=looks, **options))
+        with on_its_mesh(op.struct):
+            samples, count = landed(_until(op, keys, jnp.asarray(tol), args, sample=sample, looks=looks, **options))
     else:
         samples = jnp.zeros(num_probes, jnp.result_type(*jax.tree.leaves(op.struct), jnp.float32))
         for rule in _on_host(driver, op, keys, num_steps, reorthogonalize):
