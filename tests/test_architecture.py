@@ -11,19 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cljax").rglob("*.py"))
 LAYERS = [
-    [
-        "_pytree",
-        "_typing",
-        "_checks",
-        "_registry",
-        "_batch",
-        "_layout",
-        "_joined",
-        "_random",
-        "_basis",
-        "_in_flight",
-        "_current_mesh",
-    ],
+    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_random", "_basis"],
+    ["_in_flight", "_current_mesh", "_unread"],
     ["tree", "losses"],
     ["curvature"],
     ["spectral"],
@@ -32,7 +21,7 @@ LAYERS = [
     ["plots"],
     ["_report"],
     ["_plan_report"],
-    ["cli", "_compile_cache", "_cpu_threads", "_unread"],
+    ["cli", "_compile_cache", "_cpu_threads"],
     ["__main__"],
 ]
 LAYER = {name: index for index, names in enumerate(LAYERS) for name in names}
