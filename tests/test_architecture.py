@@ -10,9 +10,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cljax").rglob("*.py"))
+BASE = ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_random", "_basis"]
+BASE += ["_in_flight", "_current_mesh", "_unread"]
 LAYERS = [
-    ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_random", "_basis"],
-    ["_in_flight", "_current_mesh", "_unread"],
+    BASE,
     ["tree", "losses"],
     ["curvature"],
     ["spectral"],
