@@ -7,7 +7,6 @@ from typing import Annotated
 
 import jax
 import tyro
-from rich.console import Console
 
 from benchmarks import (
     bench_compile,
@@ -30,7 +29,7 @@ from benchmarks.tasks import TASKS
 from cljax._checks import check_positive_int
 from cljax._cpu_threads import enough_threads
 from cljax._registry import lookup
-from cljax._unread import reader_is_gone, write_nowhere
+from cljax._unread import Console, reader_is_gone, write_nowhere
 
 BENCHMARKS = {
     "products": bench_products.run,

@@ -4,8 +4,22 @@ import os
 import select
 import sys
 
+from rich import console
+
 NOT_READ = 141
 """Exit code where the reader of the output is gone: 128 + 13, as a shell has it."""
+
+
+class Console(console.Console):
+    """A console that leaves a broken pipe to its command."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error, where the one of Rich ends the process with 1.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        raise BrokenPipeError
 
 
 def reader_is_gone(error: BaseException) -> bool:

@@ -11,11 +11,10 @@ from typing import Annotated
 
 import jax
 import tyro
-from rich.console import Console
 
 from cljax._plan_report import report_plan
 from cljax._report import PLAIN, PREEMPTED, report, report_bounds, report_spectrum
-from cljax._unread import reader_is_gone, write_nowhere
+from cljax._unread import Console, reader_is_gone, write_nowhere
 from cljax.parallel.distributed import LOST, LostProcessError, Processes, initialize, is_lost_process, leave
 from cljax.training.config import RunConfig
 from cljax.training.loop import DivergenceError, fit, resume

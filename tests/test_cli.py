@@ -179,11 +179,17 @@ def test_help(command, capsys):
     assert not command or f"$ cljax {command[0]}" in printed
 
 
-@pytest.mark.parametrize("command", [["cljax", "track"], ["benchmarks", "run"]])
+RESULTS = ROOT / "benchmarks/results/cpu-small/lanczos.json"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["cljax", "track", "--help"], ["benchmarks", "run", "--help"], ["benchmarks", "compare", RESULTS, RESULTS]],
+)
 def test_a_reader_that_has_enough_is_no_error(command):
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", *command, "--help"]
+    command = [sys.executable, "-m", *map(str, command)]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writer)
     assert (done.returncode, done.stderr) == (NOT_READ, "")

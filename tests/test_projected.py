@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax import spectral
 from cljax.spectral.driver import run_krylov
 from cljax.spectral.extremes import _finish, cold_goal
 from cljax.spectral.goal import Goal, judge
@@ -14,6 +15,7 @@ from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.projected import bordered, eigh, safe_norms
 from cljax.spectral.restart import numbers_compressed
 from cljax.spectral.ritz import projected_eigh, ritz_pairs
+from cljax.spectral.rules import _rule
 from cljax.spectral.turn import numbers_turned, reflection
 from tests.oracles import eps
 from tests.test_lanczos import operator, random_symmetric
@@ -155,6 +157,46 @@ def test_only_one_cpu_device_is_near():
     seen = []
     jax.jit(lambda s: seen.append(lies_near(s)))(state)
     assert seen == [False]
+
+
+def test_results_lie_where_the_operator_does():
+    device = jax.devices("cpu")[1]
+    matrix = jax.device_put(jnp.asarray(MATRIX), device)
+    for place, driver in ((device, "host"), (device, "compiled")):
+        op = operator(matrix)
+        start = spectral.extreme_eigenpairs(op, jax.random.key(0), driver=driver)
+        for pairs in (start, spectral.extreme_eigenpairs(op, jax.random.key(0), start=start, driver=driver)):
+            assert {device for leaf in jax.tree.leaves(pairs) for device in leaf.devices()} == {place}
+        density = spectral.spectral_density(op, jax.random.key(0), num_probes=2, num_steps=5, driver=driver)
+        assert {device for leaf in jax.tree.leaves(density) for device in leaf.devices()} == {place}
+
+
+@pytest.mark.parametrize("scale", [1e38, np.nan])
+@pytest.mark.parametrize("memory", [spectral.Memory(), spectral.Memory(offload=True)])
+def test_numbers_beyond_the_range_are_no_values(memory, scale):
+    """Four times the norm is no number any more; warnings are errors here."""
+    op = operator(np.float32(scale) * np.diag(np.linspace(-1, 2, 40)).astype(np.float32))
+    with np.errstate(all="warn"):
+        pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), num_bottom=1, driver="host", memory=memory)
+    assert np.isnan(pairs.values).all()
+    assert (pairs.status == spectral.Status.NOT_FINITE).all()
+
+
+def test_rules_of_a_run():
+    state = state_of(1)
+    for found, expected in zip(_rule(numbers_on_host(state), 9), _rule(state, 9), strict=True):
+        np.testing.assert_allclose(found, expected, atol=32 * eps(jnp.float32))
+
+
+@pytest.mark.parametrize("memory", [spectral.Memory(), spectral.Memory(offload=True), "compiled"])
+def test_small_spaces_have_no_eigenvalue_of_their_own(memory):
+    """A random vector may lie almost in the basis; where it does not quite, it is the direction that is missing."""
+    options = {"driver": "compiled"} if memory == "compiled" else {"driver": "host", "memory": memory}
+    for size, width in ((2, 1), (3, 2), (3, 1), (4, 2)):
+        op = operator(np.eye(size, dtype=np.float32))
+        for key in range(6):
+            pairs = spectral.extreme_eigenpairs(op, jax.random.key(key), num_bottom=1, block_size=width, **options)
+            np.testing.assert_allclose(pairs.values, 1, atol=64 * eps(jnp.float32))
 
 
 def test_a_goal_on_the_host():

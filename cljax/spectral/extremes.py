@@ -20,7 +20,7 @@ from cljax.spectral.eigenpairs import Eigenpairs, Status, check_start, num_guard
 from cljax.spectral.extreme_sizes import check_memory, check_sizes
 from cljax.spectral.goal import CRITERIA, Goal, error_ratios, hidden_ratios, residual_bound
 from cljax.spectral.host_basis import HostBasis
-from cljax.spectral.host_numbers import lies_near, numbers_on_host
+from cljax.spectral.host_numbers import lies_near, numbers_on_host, on_device_of
 from cljax.spectral.krylov import KrylovState, orthogonality
 from cljax.spectral.memory import ALL, Memory, run_layout
 from cljax.spectral.probes import kept_vectors, start_vectors
@@ -145,7 +145,7 @@ def extreme_eigenpairs(
     if chosen != "compiled" and lies_near(state):
         numbers, jumped = numbers_on_host(state), np.asarray(jumped)[()]
     *coefficients, known = _finish(numbers, goal.on_host() if on_host(numbers.matrix) else goal, jumped)
-    known = jax.tree.map(jnp.asarray, known)
+    known = on_device_of(state, known) if on_host(numbers.matrix) else known
     vectors, guards, error = _vectors(state, op.struct, *coefficients)
     if is_traced(given):
         known["values"] = with_derivative(known["values"], vectors, given)

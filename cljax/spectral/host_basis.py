@@ -128,7 +128,7 @@ class HostBasis:
                 piece[:] = matrix.astype(rows.dtype) @ piece
 
 
-def _norm(vector: Sequence[np.ndarray]) -> Any:
+def _norm(vector: Sequence[np.ndarray]) -> float:
     greatest = max((float(np.max(np.abs(x), initial=0)) for x in vector), default=0.0)
     unit = greatest if 0 < greatest < np.inf else 1.0
-    return unit * np.sqrt(sum(float(np.sum((x / unit) ** 2, dtype=np.float64)) for x in vector))
+    return unit * float(np.sqrt(sum(float(np.sum((x / unit) ** 2, dtype=np.float64)) for x in vector)))

@@ -21,7 +21,6 @@ from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.host_run import HostRun
 from cljax.spectral.krylov import KrylovState, krylov_grow, krylov_start, krylov_update
 from cljax.spectral.memory import Memory
-from cljax.spectral.projected import on_host
 from cljax.spectral.restart import compress, num_kept
 from cljax.spectral.run_file import SavedRun, check_repeated, load_run, save_run
 
@@ -65,6 +64,12 @@ class DeviceRun:
 
     def __init__(self, state: KrylovState) -> None:
         self.state = state
+        self.near = lies_near(state)
+
+    @property
+    def looks_on_host(self) -> bool:
+        """Whether looks take NumPy's goals: where nothing is turned on the device."""
+        return self.near and self.state.width == 1
 
     @property
     def capacity(self) -> int:
@@ -94,8 +99,9 @@ class DeviceRun:
 
     def look(self, goal: Goal, jumped: Any) -> tuple[Any, Any]:
         """Judge the run and turn the pending vectors, see ``cljax.spectral.goal.look``."""
-        if on_host(goal.tol):
-            return judge(numbers_on_host(self.state), goal, jumped)[1:]
+        if self.looks_on_host:
+            with np.errstate(all="ignore"):  # what is not finite is told by the numbers
+                return judge(numbers_on_host(self.state), goal, jumped)[1:]
         self.state, jumped, done = _look(self.state, goal, jumped)
         return jumped, done
 
@@ -134,8 +140,8 @@ class DeviceRun:
 
     @property
     def numbers(self) -> KrylovState:
-        """The state, of which the vectors may be missing."""
-        return self.state
+        """The state, on the host where that costs nothing."""
+        return numbers_on_host(self.state) if self.near else self.state
 
 
 def run_on_host(
@@ -175,9 +181,8 @@ def run_on_host(
     width = jax.tree.leaves(vectors)[0].shape[0]
     run, sizes = _begin(struct, vectors, key, guess, capacity, memory)
     done, path = False, None
-    looks_on_host = isinstance(run, HostRun) or (width == 1 and lies_near(run.state))
-    jumped: Any = np.bool_(False) if looks_on_host else jnp.zeros_like(run.state.used, bool)
-    if goal is not None and looks_on_host:
+    jumped: Any = np.bool_(False) if run.looks_on_host else jnp.zeros_like(run.state.used, bool)
+    if goal is not None and run.looks_on_host:
         goal = goal.on_host()
     if loop.checkpoint is not None:
         path, mark = pathlib.Path(loop.checkpoint), parts()
@@ -207,7 +212,7 @@ def run_on_host(
             done |= step == num_steps
             if path is not None and (done or step % loop.checkpoint_every == 0):
                 save_run(path, mark, SavedRun(run.state, run.rows(), bool(jumped), done))
-            show(run.numbers)
+            show(run)
             if done:
                 break
     return run.result(), jumped

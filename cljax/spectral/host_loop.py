@@ -11,7 +11,7 @@ import jax
 from cljax._checks import check_positive_int
 from cljax.spectral.goal import Goal, residual_bound
 from cljax.spectral.krylov import KrylovState
-from cljax.spectral.projected import compiled_on_device, namespace
+from cljax.spectral.projected import compiled_on_device, namespace, on_host
 from cljax.spectral.ritz import ritz_pairs
 
 
@@ -61,7 +61,7 @@ class HostLoop:
         check_positive_int("checkpoint_every", self.checkpoint_every)
 
 
-Show = Callable[[KrylovState], None]
+Show = Callable[[Any], None]
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def progress_bar(shown: bool, num_steps: int, goal: Goal | None) -> Generator[Sh
         goal: what the run looks for, or None.
 
     Yields:
-        A function that shows where a state is; it waits for the device.
+        A function that shows where a run is, by its ``numbers``; it waits for the device.
     """
     if not shown:
         yield lambda _: None
@@ -92,8 +92,10 @@ def progress_bar(shown: bool, num_steps: int, goal: Goal | None) -> Generator[Sh
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("run", total=num_steps, found="")
 
-        def show(state: KrylovState) -> None:
-            found = "" if goal is None else _words(*_figures(dataclasses.replace(state, basis=None, vector=None), goal))
+        def show(run: Any) -> None:
+            state, found = dataclasses.replace(run.numbers, basis=None, vector=None), ""
+            if goal is not None:
+                found = _words(*_figures(state, goal.on_host() if on_host(state.matrix) else goal))
             progress.update(task, completed=int(state.num_products), found=found)
 
         yield show

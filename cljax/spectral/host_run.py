@@ -18,7 +18,7 @@ from cljax import tree
 from cljax._typing import PyTree
 from cljax.spectral.goal import Goal, judge
 from cljax.spectral.host_basis import HostBasis
-from cljax.spectral.krylov import KrylovState
+from cljax.spectral.krylov import NOTHING, KrylovState
 from cljax.spectral.projected import safe_norms
 from cljax.spectral.restart import numbers_compressed
 from cljax.spectral.turn import numbers_turned, reflection
@@ -37,6 +37,8 @@ class HostRun:
         capacity: places in the basis.
         guess: see ``krylov_start``.
     """
+
+    looks_on_host = True
 
     def __init__(
         self, basis: HostBasis, vectors: PyTree, key: jax.Array, capacity: int, guess: jax.Array | None
@@ -93,7 +95,7 @@ class HostRun:
             w, rest = self._random(self._num_products)
         self._basis.append(w, rest)
         self._matrix[:place, used], self._matrix[place, used] = column, coupling
-        self._greatest = np.maximum(self._greatest, np.hypot(taken, coupling))
+        self._greatest = np.maximum(self._greatest, norm(self._matrix[:, used]))
         self._guess, before = np.zeros_like(self._guess), self._guess
         self._guess[:-1, :-1] = before[1:, 1:]
         self._num_products += 1
@@ -119,7 +121,7 @@ class HostRun:
         numbers, rows = numbers_compressed(self._numbers(self._matrix, self._rounding), num_top, num_bottom)
         self._basis.recombine(np.asarray(rows), int(numbers.used))
         self._matrix, self._asymmetry = numbers.matrix, numbers.asymmetry
-        self._greatest = np.max(safe_norms(self._matrix))
+        self._greatest = self._norm()
 
     def rows(self) -> list[np.ndarray]:
         """The basis vectors that there are, leaf by leaf."""
@@ -132,7 +134,7 @@ class HostRun:
         self._asymmetry = np.asarray(state.asymmetry)[()]
         self._num_products, self._num_breakdowns = int(state.num_products), int(state.num_breakdowns)
         self._basis.load(rows)
-        self._greatest = np.max(safe_norms(self._matrix))
+        self._greatest = self._norm()
 
     def result(self) -> KrylovState:
         """The state as far as it is filled."""
@@ -144,10 +146,15 @@ class HostRun:
         arrays: Any = {"guess": self._guess, "asymmetry": self._asymmetry}
         return KrylovState(None, self._like, matrix=matrix, rounding=rounding, **arrays, **counts)
 
+    def _norm(self) -> Any:
+        """The greatest norm of a column, each as ``update`` finds it."""
+        return np.max([norm(column) for column in self._matrix.T])
+
     @functools.cached_property
     def _seed(self) -> np.ndarray:
         return np.asarray(jax.random.bits(self._key, dtype=jnp.uint32))
 
+    @_QUIET
     def _begin_with(self, vector: PyTree, index: int) -> None:
         w, found, rest = self._basis.orthogonalize(vector)
         least = np.sqrt(np.finfo(found.dtype).eps) * np.hypot(norm(found), rest)
@@ -155,10 +162,11 @@ class HostRun:
             w, rest = self._random(-1 - index)
         self._basis.append(w, rest)
 
+    @_QUIET
     def _random(self, offset: int) -> tuple[Any, Any]:
         """A random vector orthogonal to the basis, and its norm; infinite where the basis spans the whole space."""
         w, found, rest = self._basis.orthogonalize(self._basis.random(np.uint32((int(self._seed) + offset) % 2**32)))
-        least = np.sqrt(np.finfo(found.dtype).eps) * np.hypot(norm(found), rest)
+        least = NOTHING * np.finfo(found.dtype).eps * np.hypot(norm(found), rest)
         w, _, rest = self._basis.orthogonalize(w)
         return w, rest if rest > least else np.inf
 

@@ -25,6 +25,10 @@ from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
 from cljax.spectral.projected import safe_norms
 
+NOTHING = 4
+"""Units of rounding that is left of a random vector, in its own length, where the basis spans the whole space: passes
+leave ever less of it then, while what lies beside a basis stays as it is."""
+
 
 @pytree_dataclass
 class KrylovState:
@@ -203,7 +207,7 @@ def _complement(
     zeros, zero, no = jnp.zeros(jax.tree.leaves(basis)[0].shape[0], dtype), jnp.zeros((), dtype), jnp.array(False)
     start = (w, zeros, zero, zero, jnp.zeros((), jnp.int32), no, no)
     w, total, rest, length, _, replaced, _ = jax.lax.while_loop(lambda carry: ~carry[-1], one_pass, start)
-    none = replaced & (length <= jnp.sqrt(jnp.finfo(dtype).eps))
+    none = replaced & (length <= NOTHING * jnp.finfo(dtype).eps)
     return tree.normalize(w, jnp.where(none, jnp.inf, length)), total, rest, replaced
 
 

@@ -96,18 +96,19 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
         check: None, or a vector of the operator's space.
 
     Returns:
-        Leaves (k + g + 1, *shape) in the accumulation dtypes, and (k + g + 1,) values that they had, 0 for the check.
+        Leaves (k + g + 1, *shape) in the accumulation dtypes, the same whatever the signs of the guards, and
+        (k + g + 1,) values that they had, 0 for the check.
     """
     first = jax.tree.map(lambda x: x[0], start.vectors)
     fresh = tree.scattered_like(jax.random.bits(key, dtype=jnp.uint32), first)
-    fresh, guards = tree.normalize(fresh, tree.norm(fresh)), start.guards
+    fresh = tree.normalize(fresh, tree.norm(fresh))
     if check is not None:
         check = tree.to_work(check)
         length = tree.norm(check)
         usable = jnp.isfinite(length) & (length > 0)
         share = jnp.where(usable, _RANDOM_SHARE, 1)
         fresh = jax.tree.map(lambda c, f: jnp.where(usable, c / length, 0) + share * f, check, fresh)
-        guards = _signed(check, guards)
+    guards = _signed(fresh, start.guards)
     vectors = jax.tree.map(
         lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, guards, fresh
     )

@@ -79,7 +79,7 @@ def projected_eigh(state: KrylovState) -> tuple[jax.Array, jax.Array, jax.Array]
     """
     xp = namespace(state.matrix)
     norm = xp.max(safe_norms(state.matrix))
-    if xp is np and np.isfinite(norm):
+    if xp is np and np.isfinite(4 * norm):
         return _host_eigh(state.matrix, int(state.used), norm)
     used = xp.arange(state.capacity) < state.used
     finite = xp.isfinite(norm)

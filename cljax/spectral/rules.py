@@ -26,7 +26,7 @@ from cljax.spectral.driver import apply_product, linearized, run_lanczos
 from cljax.spectral.estimate import Estimate, mean_and_error, within
 from cljax.spectral.gauss_rule import Rule, tridiagonal_rule
 from cljax.spectral.host_loop import HostLoop
-from cljax.spectral.host_numbers import lies_near, numbers_on_host
+from cljax.spectral.host_numbers import lies_near, numbers_on_host, on_device_of
 from cljax.spectral.krylov import KrylovState
 from cljax.spectral.memory import run_layout
 from cljax.spectral.probes import one_vector
@@ -196,8 +196,9 @@ def _on_host(
         own = None if path is None else path.with_name(f"{path.name}.probe{index}")
         if reorthogonalize:
             state = _run(dataclasses.replace(loop, checkpoint=own), op, keys[index], num_steps, known, layout)
-            numbers = numbers_on_host(state) if lies_near(state) else state
-            rules.append(landed(jax.tree.map(jnp.asarray, _rule(numbers, num_steps))))
+            near = lies_near(state)
+            rule = _rule(numbers_on_host(state) if near else state, num_steps)
+            rules.append(on_device_of(state, rule) if near else landed(rule))
         else:
             probe = _placed(_probe(keys[index, 0], op, known, layout), op, layout)
             rules.append(landed(tridiagonal_rule(*three_term_run("host", product, op.struct, probe, num_steps))))
