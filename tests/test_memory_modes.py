@@ -200,3 +200,15 @@ def test_what_is_not_finite_on_the_host_is_told_by_the_numbers_alone():
     basis.append([np.array([1, 0, 0, 0], np.float32)], 1)
     found = basis.orthogonalize(np.array([np.inf, -np.inf, 1, 1], np.float32))[1]  # 0 · ∞: warnings are errors here
     assert np.isnan(found[0])
+
+
+def test_an_exhausted_space_is_told_by_the_norm_of_the_operator():
+    """Products of what lies beside a low rank are rounding, however they compare with themselves."""
+    op = operator(random_symmetric([3.0, 2.0, 1.0] + [0.0] * 37))
+    options = {"num_top": 5, "max_products": 14}
+    found, expected = (
+        spectral.extreme_eigenpairs(op, KEY, driver=driver, memory=memory, **options)
+        for driver, memory in (("host", spectral.Memory(offload=True)), ("compiled", spectral.Memory()))
+    )
+    assert found.num_products == expected.num_products
+    assert found.num_breakdowns == expected.num_breakdowns >= 5
