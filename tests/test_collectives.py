@@ -101,7 +101,7 @@ def test_warm_starts_keep_their_places(x64):
     found = spectral.extreme_eigenpairs(op, KEY, **options)
     again = spectral.extreme_eigenpairs(op, KEY, start=found, **options)
     check(again, op, "data, spread over model", warm=True)
-    assert again.num_products <= 7  # the least are 6
+    assert again.num_products <= 7  # 6 are the least; with some keys one more
     assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(again.vectors), jax.tree.leaves(found.vectors)))
 
 

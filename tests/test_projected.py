@@ -144,6 +144,15 @@ def test_norms_near_the_ends_of_the_range():
         np.testing.assert_allclose(found, scale * np.array([5, 0, 2**0.5]), rtol=4 * eps(jnp.float32))
 
 
+def test_eigenvectors_have_the_signs_of_the_compiled_ones():
+    """Warm starts depend on them: both loops take the same steps."""
+    for size in (2, 5, 9):
+        matrix = np.random.default_rng(size).standard_normal((size, size)).astype(np.float32)
+        found, expected = eigh(matrix + matrix.T), jnp.linalg.eigh(matrix + matrix.T)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=64 * eps(jnp.float32))
+
+
 def test_bordered_matrix():
     diagonal, sides, block = np.float32([1, 2]), np.float32([[3, 4], [5, 6], [7, 8]]), np.eye(3, dtype=np.float32)
     assert np.array_equal(bordered(diagonal, sides, block), bordered(*map(jnp.asarray, (diagonal, sides, block))))

@@ -96,8 +96,7 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
         check: None, or a vector of the operator's space.
 
     Returns:
-        Leaves (k + g + 1, *shape) in the accumulation dtypes, the same whatever the signs of the guards, and
-        (k + g + 1,) values that they had, 0 for the check.
+        Leaves (k + g + 1, *shape) in the accumulation dtypes, and (k + g + 1,) values that they had, 0 for the check.
     """
     first = jax.tree.map(lambda x: x[0], start.vectors)
     fresh = tree.scattered_like(jax.random.bits(key, dtype=jnp.uint32), first)
@@ -108,19 +107,8 @@ def kept_vectors(key: jax.Array, start: Eigenpairs, check: PyTree | None) -> tup
         usable = jnp.isfinite(length) & (length > 0)
         share = jnp.where(usable, _RANDOM_SHARE, 1)
         fresh = jax.tree.map(lambda c, f: jnp.where(usable, c / length, 0) + share * f, check, fresh)
-    guards = _signed(fresh, start.guards)
     vectors = jax.tree.map(
-        lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, guards, fresh
+        lambda v, g, f: jnp.concatenate([v, g, f[None].astype(v.dtype)]), start.vectors, start.guards, fresh
     )
     values = jnp.concatenate([start.values, start.guard_values, jnp.zeros(1, start.values.dtype)])
     return vectors, jnp.where(jnp.isfinite(values), values, 0)
-
-
-def _signed(check: PyTree, guards: PyTree) -> PyTree:
-    """Guards with the signs in which their inner products with the check direction are not positive."""
-    # The sum of a guard g and of what the check c has beside it, c − ⟨c, g⟩ g, is multiplied. In a direction e in which
-    # both have a part, these are ⟨e, g⟩ and ⟨e, c⟩ − ⟨c, g⟩⟨e, g⟩: where the sign of ⟨e, c⟩ is not known, they add up
-    # on average if ⟨c, g⟩ is negative, and take from each other if it is positive.
-    products = jax.vmap(lambda guard: tree.vdot(guard, check))(guards)
-    signs = jnp.where(products > 0, -1, 1)
-    return jax.tree.map(lambda g: (g * signs.reshape(-1, *(1,) * (g.ndim - 1))).astype(g.dtype), guards)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import get_lapack_funcs
 
 _LEAST = 1e-12
 """Columns whose greatest norm is between this and its inverse have norms by their squares, whatever the dtype."""
@@ -35,9 +36,10 @@ def eigh(matrix: Any) -> tuple[Any, Any]:
     """Eigenvalues of a symmetric matrix, ascending, and its eigenvectors in columns; NaN where there are none."""
     if not on_host(matrix):
         return jnp.linalg.eigh(matrix)
-    try:
-        values, vectors = np.linalg.eigh(matrix)
-    except np.linalg.LinAlgError:
+    # the routine that XLA's CPU backend calls: eigenvectors have the same signs, on which warm starts depend
+    (solve,) = get_lapack_funcs(("syevd",), (matrix,))
+    values, vectors, failed = solve(matrix, lower=1)
+    if failed or not np.isfinite(matrix).all():
         return np.full_like(matrix[0], np.nan), np.full_like(matrix, np.nan)
     return values, vectors
 
