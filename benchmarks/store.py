@@ -69,7 +69,7 @@ class Store:
         return None if self._overwrite else self._results["problems"].get(problem)
 
     def put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace a group and write the file, at once or not at all.
+        """Replace a group, in its place, and write the file, at once or not at all.
 
         Args:
             group: its key.
@@ -78,11 +78,12 @@ class Store:
             rows: of the group.
         """
         self._measured.add(group)
+        place = next((i for i, row in enumerate(self.rows) if _group(row) == group), len(self.rows))
         kept = [row for row in self.rows if _group(row) != group]
         if all(_group(row) in self._measured for row in kept):
             self._results["environment"] = self._environment
             self._results.pop("note", None)
-        self._results["rows"] = kept + [{"group": group, **row} for row in rows]
+        self._results["rows"] = kept[:place] + [{"group": group, **row} for row in rows] + kept[place:]
         self._results["problems"][problem] = config
         write_results(self.path, self._results)
 

@@ -202,7 +202,10 @@ def test_a_file_grows_and_what_is_there_is_kept(tmp_path):
     assert not store.has("a", {"x": "1", "y": None})  # one more estimator
     assert not store.has("c", {"x": "1"})
     store.put("a", "a", {"dimension": 3}, [row | {"version": "2"}])
-    assert [(r["group"], r["version"]) for r in harness.read_results(path)["rows"]] == [("b", "1"), ("a", "2")]
+    assert [(r["group"], r["version"]) for r in harness.read_results(path)["rows"]] == [
+        ("a", "2"),
+        ("b", "1"),
+    ]  # in its place
     with pytest.raises(ValueError, match="size"):
         Store(path, "extremes", {"size": "small"}, False)
     assert Store(path, "extremes", {"size": "small"}, True).rows == []

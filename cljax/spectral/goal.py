@@ -5,7 +5,7 @@ import numpy as np
 
 from cljax._pytree import pytree_dataclass, static
 from cljax.spectral.krylov import KrylovState, dimension
-from cljax.spectral.projected import eigh, matmul, namespace, window
+from cljax.spectral.projected import eigh, matmul, namespace, on_host, window
 from cljax.spectral.ritz import RitzPairs, ritz_pairs
 from cljax.spectral.turn import krylov_turn
 
@@ -80,7 +80,8 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
 def judge(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As ``look``, with the direction (width,) in which the next product is needed most in place of the state."""
     xp = namespace(state.matrix)
-    pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
+    outlook = not on_host(goal.warm) or bool(goal.warm)  # a cold run does not ask for it
+    pairs = ritz_pairs(state, goal.num_top, goal.num_bottom, outlook)
     at_kept = goal.warm & (state.num_products == goal.num_pairs)
     scale = xp.maximum(pairs.norm, xp.max(xp.abs(goal.previous)))
     change = xp.maximum(pairs.residual_norms, xp.abs(pairs.values - goal.previous))

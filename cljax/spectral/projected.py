@@ -36,9 +36,7 @@ def eigh(matrix: Any) -> tuple[Any, Any]:
     """Eigenvalues of a symmetric matrix, ascending, and its eigenvectors in columns; NaN where there are none."""
     if not on_host(matrix):
         return jnp.linalg.eigh(matrix)
-    # the routine that XLA's CPU backend calls: eigenvectors have the same signs, on which warm starts depend
-    (solve,) = get_lapack_funcs(("syevd",), (matrix,))
-    values, vectors, failed = solve(matrix, lower=1)
+    values, vectors, failed = _syevd(matrix.dtype)(matrix, lower=1)
     if failed or not np.isfinite(matrix).all():
         return np.full_like(matrix[0], np.nan), np.full_like(matrix, np.nan)
     return values, vectors
@@ -70,6 +68,12 @@ def safe_norms(matrix: Any) -> Any:
     greatest = xp.max(xp.abs(matrix))
     unit = xp.where((greatest > 0) & xp.isfinite(greatest), greatest, 1).astype(matrix.dtype)
     return unit * column_norms(matrix / unit)
+
+
+@functools.cache
+def _syevd(dtype: Any) -> Any:
+    """The routine that XLA's CPU backend calls: eigenvectors have the same signs, on which warm starts depend."""
+    return get_lapack_funcs("syevd", dtype=dtype)
 
 
 def window(x: Any, start: Any, size: int) -> Any:

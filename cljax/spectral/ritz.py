@@ -143,23 +143,25 @@ def extreme_indices(used: jax.Array, num_top: int, num_bottom: int) -> jax.Array
     return xp.maximum(xp.minimum(wanted, used - 1), 0)
 
 
-def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
+def ritz_pairs(state: KrylovState, num_top: int, num_bottom: int, outlook: bool = True) -> RitzPairs:
     """Extreme pairs of the projected operator.
 
     Args:
         state: after at least one step.
         num_top: how many of the greatest.
         num_bottom: how many of the least.
+        outlook: static, whether it is asked what one more product may show near the guards; else their bounds are their
+            values, and the vectors with these their own.
 
     Returns:
         The pairs; where the space is still too small for all of them, some are there twice and none has a residual.
     """
     # without the vectors programs of all operators, looks and ends alike, have one trace of it
-    return _ritz_pairs(dataclasses.replace(state, basis=None, vector=None), num_top, num_bottom)
+    return _ritz_pairs(dataclasses.replace(state, basis=None, vector=None), num_top, num_bottom, outlook)
 
 
-@partial(compiled_on_device, static_argnames=("num_top", "num_bottom"))
-def _ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
+@partial(compiled_on_device, static_argnames=("num_top", "num_bottom", "outlook"))
+def _ritz_pairs(state: KrylovState, num_top: int, num_bottom: int, outlook: bool) -> RitzPairs:
     xp = namespace(state.matrix)
     values, vectors, norm = projected_eigh(state)
     used = xp.arange(state.capacity) < state.used
@@ -171,7 +173,9 @@ def _ritz_pairs(state: KrylovState, num_top: int, num_bottom: int) -> RitzPairs:
     others = used[None] & (xp.arange(state.capacity)[None] != index[:, None])
     distance = xp.min(xp.where(others, xp.abs(values[None] - chosen[:, None]), xp.inf), axis=1)
     alone = ~xp.isfinite(distance) | (distance <= 0)
-    bounds, ahead = _outlook(state, values[guards], vectors[:, guards].T, num_bottom)
+    bounds, ahead = values[guards], vectors[:, guards].T
+    if outlook:
+        bounds, ahead = _outlook(state, bounds, ahead, num_bottom)
     residuals = xp.where(enough, residuals[index], xp.inf)
     quadratic = 2 * residuals * (residuals / xp.where(alone, 1, distance)) + rounding[index]
     value_errors = xp.where(alone | ~enough, residuals, xp.minimum(residuals, quadratic))
