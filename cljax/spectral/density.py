@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_key, check_positive_int
+from cljax._in_flight import landed
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop
@@ -106,7 +107,7 @@ def spectral_density(
         rules = rules if found.rule is None else beside(rules, found.rule)
         nodes, weights, reach = _with_known(rules, found.values, found.counted, dimension)
     num_products = num_probes * num_steps + search_steps
-    return SpectralDensity(nodes, weights, reach, num_products, dimension, bool(reorthogonalize))
+    return landed(SpectralDensity(nodes, weights, reach, num_products, dimension, bool(reorthogonalize)))
 
 
 def check_known(known: Any, op: LinearOperator) -> None:

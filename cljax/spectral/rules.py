@@ -99,7 +99,7 @@ def estimate_from_rules(
     num_probes = keys.shape[0]
     if tol is None:
         rules = probe_rules(driver, op, keys, num_steps, reorthogonalize)
-        return probed_estimate(sample(rules, *args), num_steps * num_probes)
+        return landed(probed_estimate(sample(rules, *args), num_steps * num_probes))
     looks = look_schedule(num_probes, min_probes)
     count: Any = 0
     if driver == "compiled":
@@ -115,7 +115,8 @@ def estimate_from_rules(
                 break
     mean, error = mean_and_error(samples, count)
     count = jnp.asarray(count, jnp.int32)
-    return Estimate(mean, error, num_steps * count, count, within(mean, error, tol) & (count >= min_probes))
+    enough = within(mean, error, tol) & (count >= min_probes)
+    return landed(Estimate(mean, error, num_steps * count, count, enough))
 
 
 @partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout"))
