@@ -47,7 +47,7 @@ class HostRun:
         dtype = jnp.result_type(*(tree.work_dtype(x.dtype) for x in jax.tree.leaves(vectors)))
         self._basis, self._key, self.capacity = basis, key, capacity
         self._like = jax.ShapeDtypeStruct((basis.dimension,), dtype)
-        self._matrix, self._rounding = np.zeros((capacity, capacity), dtype), np.zeros(capacity, dtype)
+        self._matrix = np.zeros((capacity, capacity), dtype)
         self._guess = np.diag(np.zeros(self._width, dtype) if guess is None else np.asarray(guess, dtype))
         self._asymmetry = self._greatest = np.zeros((), dtype)[()]
         self._num_products = self._num_breakdowns = 0
@@ -59,12 +59,12 @@ class HostRun:
     def numbers(self) -> KrylovState:
         """The state without vectors and seed, as far as it is filled."""
         filled = self._basis.used + self._width
-        return self._numbers(self._matrix[:filled, :filled], self._rounding[:filled])
+        return self._numbers(self._matrix[:filled, :filled])
 
     @property
     def state(self) -> KrylovState:
         """The state without vectors."""
-        return dataclasses.replace(self._numbers(self._matrix, self._rounding), seed=self._seed)  # type: ignore
+        return dataclasses.replace(self._numbers(self._matrix), seed=self._seed)
 
     @property
     def vector(self) -> PyTree:
@@ -118,8 +118,9 @@ class HostRun:
     def compress(self, num_top: int, num_bottom: int) -> None:
         """Restart, see ``cljax.spectral.restart.compress``; the basis is full."""
         numbers: Any
-        numbers, rows = numbers_compressed(self._numbers(self._matrix, self._rounding), num_top, num_bottom)
-        self._basis.recombine(np.asarray(rows), int(numbers.used))
+        rows: Any
+        numbers, rows = numbers_compressed(self._numbers(self._matrix), num_top, num_bottom)
+        self._basis.recombine(rows, int(numbers.used))
         self._matrix, self._asymmetry = numbers.matrix, numbers.asymmetry
         self._greatest = self._norm()
 
@@ -140,18 +141,19 @@ class HostRun:
         """The state as far as it is filled."""
         return dataclasses.replace(self.numbers, basis=self._basis)
 
-    def _numbers(self, matrix: Any, rounding: Any) -> KrylovState:
+    def _numbers(self, matrix: Any) -> KrylovState:
         used, products, breakdowns = map(np.int32, (self._basis.used, self._num_products, self._num_breakdowns))
         counts: Any = {"used": used, "num_products": products, "num_breakdowns": breakdowns, "seed": None}
-        arrays: Any = {"guess": self._guess, "asymmetry": self._asymmetry}
-        return KrylovState(None, self._like, matrix=matrix, rounding=rounding, **arrays, **counts)
+        rounding = np.zeros(len(matrix), matrix.dtype)  # vectors are kept as they are worked with
+        arrays: Any = {"guess": self._guess, "asymmetry": self._asymmetry, "rounding": rounding}
+        return KrylovState(None, self._like, matrix=matrix, **arrays, **counts)
 
     def _norm(self) -> Any:
         """The greatest norm of a column, each as ``update`` finds it."""
         return np.max([norm(column) for column in self._matrix.T])
 
     @functools.cached_property
-    def _seed(self) -> np.ndarray:
+    def _seed(self) -> Any:
         return np.asarray(jax.random.bits(self._key, dtype=jnp.uint32))
 
     @_QUIET
