@@ -87,7 +87,7 @@ def test_rounding_is_not_taken_for_an_eigenvalue_below_zero(n):
     d = jnp.asarray(np.r_[1.0, np.zeros(n - 1)], jnp.float32)
     ops = curvature.FunctionOperator(jnp.multiply, d, d), operator(random_symmetric(SEMIDEFINITE["low rank"]))
     for op in ops:
-        assert np.isfinite(traces(op, 3, 50, "xnystrace", 50).mean).all()
+        assert np.isfinite(traces(op, 3, 200, "xnystrace", 50).mean).all()
 
 
 @DRIVERS
