@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "cljax").rglob("*.py"))
 BASE = ["_pytree", "_typing", "_checks", "_registry", "_batch", "_layout", "_joined", "_random", "_basis"]
-BASE += ["_in_flight", "_current_mesh", "_unread"]
+BASE += ["_in_flight", "_current_mesh", "_unread", "_quick"]
 LAYERS = [
     BASE,
     ["tree", "losses"],

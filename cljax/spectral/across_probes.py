@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax._checks import check_positive_int
+from cljax._quick import quick_jit
 from cljax.spectral.estimate import Estimate, mean_and_error
 
 
@@ -59,7 +60,7 @@ def band(samples: jax.Array, level: float) -> tuple[jax.Array, jax.Array]:
     return low, high
 
 
-@jax.jit
+@quick_jit
 def _quantiles(samples: jax.Array, shares: jax.Array) -> jax.Array:
     return jnp.quantile(samples, shares, axis=0)
 

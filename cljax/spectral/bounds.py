@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax._quick import quick_jit
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.recurrence import each_probe
 from cljax.spectral.three_term import three_term_run, tridiagonal_pairs
@@ -37,7 +38,7 @@ def spectrum_bounds(driver: Any, op: LinearOperator, key: jax.Array, num_steps: 
     return _bounds(alphas[0], betas[0])
 
 
-@jax.jit
+@quick_jit
 def _bounds(alphas: jax.Array, betas: jax.Array) -> tuple[jax.Array, jax.Array]:
     values, vectors = tridiagonal_pairs(alphas, betas)
     left = jnp.abs(betas[-1] * vectors[-1])

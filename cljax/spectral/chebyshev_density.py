@@ -8,6 +8,7 @@ import numpy as np
 
 from cljax._checks import check_points, check_positive_int
 from cljax._pytree import pytree_dataclass, static
+from cljax._quick import quick_jit
 from cljax.spectral.across_probes import ProbedSpectrum, band
 from cljax.spectral.estimate import mean_and_error
 
@@ -108,7 +109,7 @@ class ChebyshevDensity(ProbedSpectrum):
         series = _series(self.chebyshev_moments, _cosines(jnp.asarray(angles, self.low.dtype), num))
         return jnp.mean(series * points[None] ** power, axis=1)
 
-    @jax.jit
+    @quick_jit
     def _density(self, grid: jax.Array) -> jax.Array:
         place = self._mapped(grid)
         inside = jnp.abs(place) < 1
@@ -119,7 +120,7 @@ class ChebyshevDensity(ProbedSpectrum):
         # 0 times the total is NaN where the moments are
         return jnp.where(inside[None], series / scale[None], 0 * damped[:, :1])
 
-    @jax.jit
+    @quick_jit
     def _cumulative(self, grid: jax.Array) -> jax.Array:
         angles = jnp.arccos(jnp.clip(self._mapped(grid), -1, 1))
         damped = self.chebyshev_moments * _jackson(self.chebyshev_moments)
@@ -143,7 +144,7 @@ def jackson(degree: int) -> np.ndarray:
     return damping / (num + 1)
 
 
-@jax.jit
+@quick_jit
 def moments_are_of_a_density(moments: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     """Whether the moments can be those of positive densities on the interval, up to rounding.
 

@@ -1,6 +1,5 @@
 """Spectral density by stochastic Lanczos quadrature."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax._checks import check_key, check_positive_int
 from cljax._in_flight import landed
+from cljax._quick import quick_jit
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
 from cljax.spectral.driver import choose_loop
@@ -131,7 +131,7 @@ def check_known(known: Any, op: LinearOperator) -> None:
         raise ValueError(f"known: expected accurate pairs, got the status {names}; allow more max_products")
 
 
-@partial(jax.jit, static_argnames="dimension")
+@quick_jit(static_argnames="dimension")
 def _with_known(
     rules: Rule, values: jax.Array, counted: jax.Array, dimension: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -12,6 +12,7 @@ import jax
 from cljax import tree
 from cljax._in_flight import landed
 from cljax._layout import Rows
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.diagonal_samples import diagonal_start, entries_functional, entries_mean, take_entries
@@ -118,6 +119,6 @@ def diagonal(
     return dataclasses.replace(found, mean=mean, standard_error=error)
 
 
-@jax.jit
+@quick_jit
 def _from_rows(vectors: PyTree) -> PyTree:
     return jax.tree.map(tree.from_rows, vectors, is_leaf=lambda x: isinstance(x, Rows))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-import functools
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 from cljax import tree
 from cljax._checks import check_same_struct
 from cljax._pytree import pytree_dataclass, static
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.spectral.memory import ALL, Memory
 
@@ -158,7 +158,7 @@ def empty_pairs(struct: PyTree, num_top: int, num_bottom: int, memory: Memory = 
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@quick_jit(static_argnums=0)
 def _filled(likes: tuple[tuple[Any, Any, int], ...]) -> list[jax.Array]:
     return [jnp.full(shape, value, dtype) for shape, dtype, value in likes]
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_positive_int
+from cljax._quick import quick_jit
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import check_interval
 from cljax.spectral.driver import choose_loop
@@ -83,7 +84,7 @@ def eigenvalue_count(
     )
 
 
-@jax.jit
+@quick_jit
 def _samples(rules: Rule, dimension: int, low: Any, high: Any) -> jax.Array:
     ends = jnp.stack([jnp.asarray(end, rules.nodes.dtype) for end in (low, high)])
     below, above = mass_below(rules.nodes, rules.weights, reaches(rules), ends).T

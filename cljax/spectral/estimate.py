@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._pytree import pytree_dataclass
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 
 
@@ -31,7 +32,7 @@ class Estimate:
     converged: jax.Array
 
 
-@jax.jit
+@quick_jit
 def mean_and_error(samples: jax.Array, count: jax.Array | int | None = None) -> tuple[jax.Array, jax.Array]:
     """Mean of the first samples and its standard error.
 

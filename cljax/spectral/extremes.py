@@ -1,7 +1,6 @@
 """Extreme eigenpairs at both ends of the spectrum, from one Krylov space, with their measured residuals."""
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct, check_tol
 from cljax._in_flight import landed
 from cljax._layout import Layout, Rows
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced, with_derivative, without_derivative
@@ -142,7 +142,7 @@ def extreme_eigenpairs(
     jumped: Any
     state, jumped = run_krylov(chosen, op, vectors, run_key, steps, goal, guess, memory)
     numbers = dataclasses.replace(state, basis=None)
-    if chosen != "compiled" and lies_near(state):
+    if lies_near(state):
         numbers, jumped = numbers_on_host(state), np.asarray(jumped)[()]
     *coefficients, known = _finish(numbers, goal.on_host() if on_host(numbers.matrix) else goal, jumped)
     known = on_device_of(state, known) if on_host(numbers.matrix) else known
@@ -164,13 +164,12 @@ def cold_goal(
 ) -> Goal:
     """The goal of a run that starts from ``num_cold`` random vectors like ``work``."""
     dtype = jnp.result_type(*jax.tree.leaves(work))
-    none: Any = np.zeros(num_top + num_bottom, dtype)
-    no: Any = np.array(False)
     sizes = {"num_top": num_top, "num_bottom": num_bottom, "num_cold": num_cold}
-    return Goal(jnp.asarray(tol, dtype), none, no, no, criterion=criterion, certify=certify, **sizes)
+    bound: Any = np.asarray(tol, dtype)
+    return Goal(bound, None, None, None, criterion=criterion, certify=certify, **sizes)
 
 
-@partial(jax.jit, static_argnames=("width", "num_top", "num_bottom", "criterion", "certify"))
+@quick_jit(static_argnames=("width", "num_top", "num_bottom", "criterion", "certify"))
 def _warm(
     key: jax.Array,
     start: Eigenpairs,
@@ -188,13 +187,12 @@ def _warm(
     tol = tol.astype(guess.dtype)
     lengths = jax.vmap(tree.norm)(start.vectors)
     usable = jnp.isfinite(start.values + lengths) & (lengths > 0)
-    kept, warm = jnp.any(usable), jnp.all(usable)
-    if num_kept != num_pairs:
-        warm, previous, sizes = jnp.array(False), jnp.zeros(num_pairs, guess.dtype), {"num_cold": num_kept}
-    else:
+    warm, previous, sizes = None, None, {"num_cold": num_kept}
+    if num_kept == num_pairs:
+        warm = jnp.all(usable)
         previous = jnp.where(warm, start.values, 0)
         sizes = {"num_guards": min(start.guard_values.shape[0], width - num_pairs)}
-    goal = Goal(tol, previous, warm, kept, num_top, num_bottom, criterion, certify=certify, **sizes)
+    goal = Goal(tol, previous, warm, jnp.any(usable), num_top, num_bottom, criterion, certify=certify, **sizes)
     return vectors, guess, goal
 
 
@@ -204,12 +202,13 @@ def _finish(state: KrylovState, goal: Goal, jumped: Any) -> tuple[jax.Array, jax
     xp = namespace(state.matrix)
     pairs = ritz_pairs(state, goal.num_top, goal.num_bottom)
     guards = num_guards(goal.num_top, goal.num_bottom, tree.size(state.vector))
-    trusted = goal.warm & ~jumped
+    trusted = goal.trusted(jumped)
     met = error_ratios(pairs, goal, trusted) <= 1
     seen = hidden_ratios(pairs, goal, trusted) <= 1
     limited = goal.tol * xp.abs(pairs.values) < residual_bound(pairs.values, pairs.norm, goal.tol)
     status = xp.where(limited, Status.ROUNDING, Status.CONVERGED)
-    status = xp.where(goal.kept & ~jumped, Status.TRACKED, status)
+    if goal.kept is not None:
+        status = xp.where(goal.kept & ~jumped, Status.TRACKED, status)
     status = xp.where(met, xp.where(seen, status, Status.LIKELY), Status.BUDGET)
     status = xp.where(xp.isfinite(pairs.residual_norms + pairs.values), status, Status.NOT_FINITE)
     known = {
@@ -247,13 +246,13 @@ def _whole(rows: PyTree, struct: PyTree) -> PyTree:
     return vectors if split else tree.place_like(vectors, struct, leading_axes=1)
 
 
-@partial(jax.jit, static_argnames="num")
+@quick_jit(static_argnames="num")
 def _apart(rows: PyTree, num: int) -> tuple[PyTree, PyTree, jax.Array]:
     first, others = jax.tree.map(lambda x: x[:num], rows), jax.tree.map(lambda x: x[num:], rows)
     return tree.whole(first), tree.whole(others), orthogonality(first)
 
 
-_two_keys = jax.jit(lambda key: tuple(jax.random.split(key)))
-_combined = jax.jit(tree.basis_combine)
-_whole_jit = jax.jit(tree.whole)
-_orthogonality = jax.jit(orthogonality)
+_two_keys = quick_jit(lambda key: tuple(jax.random.split(key)))
+_combined = quick_jit(tree.basis_combine)
+_whole_jit = quick_jit(tree.whole)
+_orthogonality = quick_jit(orthogonality)

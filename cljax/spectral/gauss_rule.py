@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax._quick import quick_jit
 from cljax.spectral.three_term import tridiagonal_pairs
 
 
@@ -22,7 +23,7 @@ class Rule(NamedTuple):
     residuals: jax.Array
 
 
-@jax.jit
+@quick_jit
 def tridiagonal_rule(alphas: jax.Array, betas: jax.Array) -> Rule:
     """The rule of a tridiagonal matrix.
 
@@ -50,7 +51,7 @@ def rule_of_pairs(values: jax.Array, vectors: jax.Array, left: jax.Array) -> Rul
     return Rule(values, vectors[0] ** 2, jnp.abs(left * vectors[-1]))
 
 
-@jax.jit
+@quick_jit
 def reaches(rule: Rule) -> jax.Array:
     """How far below and above each node its weight is to be spread.
 

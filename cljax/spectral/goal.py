@@ -27,23 +27,23 @@ class Goal:
 
     Attributes:
         tol: scalar, relative tolerance.
-        previous: (k,), values of the kept vectors that the run starts from, bottom ones first.
+        previous: (k,), values of the kept vectors that the run starts from, bottom ones first; None with ``warm``.
         warm: scalar bool, whether it starts from kept vectors: then they are multiplied first, and ``criterion``
-            "value" may end the run.
+            "value" may end the run. None where there are none, so that the program of a cold run has nothing of it.
         num_top: greatest eigenvalues wanted.
         num_bottom: least eigenvalues wanted.
         criterion: "residual" or "value": which error must be below the tolerance.
         kept: scalar bool, whether any of the start vectors is from before: no more extreme pair is hidden as far as
-            these and the check direction show, unless the spectrum has jumped.
+            these and the check direction show, unless the spectrum has jumped; None where all are random.
         num_guards: kept vectors beside the wanted ones; the pending vector behind them is the check direction.
         num_cold: random vectors that a cold run multiplies first.
         certify: whether a cold run is carried on until hardly a more extreme pair is hidden.
     """
 
     tol: jax.Array
-    previous: jax.Array
-    warm: jax.Array
-    kept: jax.Array
+    previous: jax.Array | None
+    warm: jax.Array | None
+    kept: jax.Array | None
     num_top: int = static()
     num_bottom: int = static()
     criterion: str = static(default="residual")
@@ -59,6 +59,10 @@ class Goal:
     def on_host(self) -> "Goal":
         """The same in NumPy's arrays, for states whose matrices lie on the host."""
         return jax.tree.map(lambda x: np.asarray(x)[()], self)
+
+    def trusted(self, jumped: jax.Array) -> jax.Array | bool:
+        """Whether the run started from kept vectors and the spectrum has not jumped: a scalar."""
+        return False if self.warm is None else self.warm & ~jumped
 
 
 def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState, jax.Array, jax.Array]:
@@ -80,26 +84,28 @@ def look(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[KrylovState
 def judge(state: KrylovState, goal: Goal, jumped: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As ``look``, with the direction (width,) in which the next product is needed most in place of the state."""
     xp = namespace(state.matrix)
-    outlook = not on_host(goal.warm) or bool(goal.warm)  # a cold run does not ask for it
+    outlook = goal.warm is not None and (not on_host(goal.warm) or bool(goal.warm))  # a cold run does not ask for it
     pairs = ritz_pairs(state, goal.num_top, goal.num_bottom, outlook)
-    at_kept = goal.warm & (state.num_products == goal.num_pairs)
-    scale = xp.maximum(pairs.norm, xp.max(xp.abs(goal.previous)))
-    change = xp.maximum(pairs.residual_norms, xp.abs(pairs.values - goal.previous))
-    jumped = jumped | (at_kept & xp.any(change > JUMP * scale))
-    trusted = goal.warm & ~jumped
+    if goal.warm is not None and goal.previous is not None:
+        at_kept = goal.warm & (state.num_products == goal.num_pairs)
+        scale = xp.maximum(pairs.norm, xp.max(xp.abs(goal.previous)))
+        change = xp.maximum(pairs.residual_norms, xp.abs(pairs.values - goal.previous))
+        jumped = jumped | (at_kept & xp.any(change > JUMP * scale))
+    trusted = goal.trusted(jumped)
     ratios = error_ratios(pairs, goal, trusted)
     if goal.certify:
         ratios = xp.maximum(ratios, hidden_ratios(pairs, goal, trusted))
-    follow = trusted & (state.num_products < FOLLOW * min_steps(goal.num_pairs))
-    ratios = xp.concatenate([ratios, xp.where(follow, guard_ratios(pairs, goal), 0)])
-    quick = trusted if goal.criterion == "value" else xp.array(False)
-    least = xp.where(quick, checked(goal), min_steps(goal.num_pairs))
+    least = min_steps(goal.num_pairs)
+    if goal.warm is not None:
+        follow = trusted & (state.num_products < FOLLOW * min_steps(goal.num_pairs))
+        ratios = xp.concatenate([ratios, xp.where(follow, guard_ratios(pairs, goal), 0)])
+        least = xp.where(trusted, checked(goal), least) if goal.criterion == "value" else least
     enough = (state.num_products >= least) | (state.used >= dimension(state))
     done = (enough & xp.all(ratios <= 1)) | ~xp.isfinite(pairs.norm)
     return _direction(state, goal, jumped, pairs, ratios), jumped, done
 
 
-def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
+def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array | bool) -> jax.Array:
     """The errors that the criterion names, in units of what counts as converged: (k,).
 
     Args:
@@ -116,7 +122,7 @@ def error_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
     return _ratios(errors, residual_bound(pairs.values, pairs.norm, goal.tol))
 
 
-def hidden_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array) -> jax.Array:
+def hidden_ratios(pairs: RitzPairs, goal: Goal, trusted: jax.Array | bool) -> jax.Array:
     """How far residuals are from what makes it improbable that a random start hides a more extreme pair: (k,).
 
     Args:
@@ -177,7 +183,7 @@ def _direction(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPai
     sign = xp.where(lower, -1, 1).astype(coupling.dtype)
     distances, axes = eigh(sign * (all_values[target] * xp.eye(width, dtype=coupling.dtype) - state.guess))
     direction = axes @ ((axes.T @ coupling) / xp.maximum(distances, 0.05 * pairs.norm))
-    if goal.num_guards + 1 < width:
+    if goal.warm is not None and goal.num_guards + 1 < width:
         turn = state.num_products - goal.num_pairs
         places = xp.arange(width)
         guard = xp.where((places == 0) & (goal.num_guards > 0), GUARD_SHARE, 0)
@@ -186,7 +192,8 @@ def _direction(state: KrylovState, goal: Goal, jumped: jax.Array, pairs: RitzPai
         with_check = xp.where(settled, 0, direction / xp.where(length > 0, length, 1)) + guard + check
         now = goal.warm & (turn >= 0) & (state.num_products < checked(goal))
         direction = xp.where(now, with_check, direction)
-    waiting = state.num_products < xp.where(goal.warm, goal.num_pairs, goal.num_cold)
+    first = goal.num_cold if goal.warm is None else xp.where(goal.warm, goal.num_pairs, goal.num_cold)
+    waiting = state.num_products < first
     return xp.where(waiting, 0, direction).astype(state.matrix.dtype)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from cljax import tree
 from cljax._in_flight import landed
 from cljax._layout import Rows
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.spectral.goal import Goal, check_due, judge, look
 from cljax.spectral.host_basis import HostBasis
@@ -229,17 +229,17 @@ def _begin(
     return DeviceRun(_start(vectors, key, sizes[0], tree.is_replicated(vectors), guess, memory.half)), sizes
 
 
-_start = jax.jit(krylov_start, static_argnames=("capacity", "flatten", "half"))
-_grow = jax.jit(krylov_grow, static_argnames="capacity")
-_update = jax.jit(krylov_update, donate_argnums=0)
-_look = jax.jit(look, donate_argnums=0)
-_compress = jax.jit(compress, static_argnames=("num_top", "num_bottom"), donate_argnums=0)
-_get = jax.jit(tree.basis_get)
-_dot = jax.jit(tree.basis_dot)
-_whole = jax.jit(tree.whole)
+_start = quick_jit(krylov_start, static_argnames=("capacity", "flatten", "half"))
+_grow = quick_jit(krylov_grow, static_argnames="capacity")
+_update = quick_jit(krylov_update, donate_argnums=0)
+_look = quick_jit(look, donate_argnums=0)
+_compress = quick_jit(compress, static_argnames=("num_top", "num_bottom"), donate_argnums=0)
+_get = quick_jit(tree.basis_get)
+_dot = quick_jit(tree.basis_dot)
+_whole = quick_jit(tree.whole)
 
 
-@partial(jax.jit, static_argnames="layout")
+@quick_jit(static_argnames="layout")
 def split(vectors: PyTree, layout: Any) -> PyTree:
     """Vectors with leaves (k, *shape) as a run keeps them in a layout."""
     return layout.rows_of(vectors)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from cljax._quick import quick_jit
 from cljax.spectral.krylov import KrylovState
 
 _ARRAYS = ("guess", "used", "num_products", "num_breakdowns", "asymmetry")
@@ -45,4 +46,4 @@ def on_device_of(state: KrylovState, numbers: Any) -> Any:
     return jax.tree.map(jnp.asarray, numbers)
 
 
-_beside = jax.jit(lambda numbers, _: numbers, keep_unused=True)
+_beside = quick_jit(lambda numbers, _: numbers, keep_unused=True)

@@ -133,10 +133,12 @@ def krylov_update(state: KrylovState, product: PyTree) -> KrylovState:
     """
     used, place = state.used, state.used + state.width
     w, column = _orthogonalize_to_band(state, tree.to_work(product))
+    norm = jnp.max(safe_norms(state.matrix))
 
     def is_exhausted(found: jax.Array, rest: jax.Array) -> jax.Array:
-        scale = jnp.maximum(jnp.max(safe_norms(state.matrix)), jnp.hypot(_length(column + found), rest))
-        return (rest <= 8 * jnp.finfo(rest.dtype).eps * scale) | (place >= dimension(state))
+        rounding = 8 * jnp.finfo(rest.dtype).eps
+        nothing = (rest <= rounding * norm) | (rest == 0) | (_in_units(column + found, rest) >= 1 / rounding)
+        return nothing | (place >= dimension(state))
 
     seed = state.seed + state.num_products.astype(jnp.uint32)
     following, found, rest, exhausted = _complement(state.basis, w, is_exhausted, seed)
@@ -198,7 +200,7 @@ def _complement(
         length = tree.norm(w)
         total = jnp.where(replaced, total, total + found)
         rest = jnp.where(replaced, rest, length)
-        settled = (length >= _length(found)) | (count + 1 >= jnp.where(replaced, 4, 2))
+        settled = (_in_units(found, length) <= 1) | (count + 1 >= jnp.where(replaced, 4, 2))
         empty = settled & ~replaced & is_exhausted(total, rest)
         w = jax.lax.cond(empty, lambda: _unit_random(seed, w), lambda: w)
         return w, total, rest, length, jnp.where(empty, 0, count + 1), replaced | empty, settled & ~empty
@@ -232,8 +234,9 @@ def _orthogonalize_to_band(state: KrylovState, w: PyTree) -> tuple[PyTree, jax.A
     return w, jax.lax.dynamic_update_slice_in_dim(jnp.zeros_like(state.rounding), coefficients, first, 0)
 
 
-def _length(coefficients: jax.Array) -> jax.Array:
-    return jnp.max(safe_norms(coefficients[:, None]))
+def _in_units(coefficients: jax.Array, unit: jax.Array) -> jax.Array:
+    """Euclidean norm over a positive scalar, whatever the scale of both; NaN or infinite over 0."""
+    return jnp.sqrt(jnp.sum(jnp.square(coefficients / unit)))
 
 
 def _independent(basis: PyTree, vector: PyTree, seed: jax.Array) -> PyTree:

@@ -1,6 +1,5 @@
 """Lanczos tridiagonalization with full reorthogonalization."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_same_struct
 from cljax._in_flight import landed
 from cljax._pytree import pytree_dataclass
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.differentiable import is_traced
@@ -117,11 +117,11 @@ def tridiagonalize(
     return landed(LanczosResult(alphas, betas, basis, state.num_products, state.num_breakdowns, error))
 
 
-_norm = jax.jit(tree.norm)
-_orthogonality = jax.jit(orthogonality, static_argnames="num_vectors")
+_norm = quick_jit(tree.norm)
+_orthogonality = quick_jit(orthogonality, static_argnames="num_vectors")
 
 
-@partial(jax.jit, static_argnames="num_steps")
+@quick_jit(static_argnames="num_steps")
 def _found(state: KrylovState, num_steps: int) -> tuple[jax.Array, jax.Array, PyTree]:
     rows = jax.tree.map(lambda q, v: q[:num_steps].reshape(num_steps, *v.shape), state.basis, state.vector)
     return jnp.diagonal(state.matrix)[:num_steps], jnp.diagonal(state.matrix, -1)[:num_steps], tree.whole(rows)

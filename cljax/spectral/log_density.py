@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax._pytree import pytree_dataclass
+from cljax._quick import quick_jit
 from cljax.spectral.estimate import mean_and_error
 
 
@@ -65,7 +66,7 @@ def log_density(
     return _log_density(nodes, weights, grid, sigma, floor)
 
 
-@jax.jit
+@quick_jit
 def _log_density(
     nodes: jax.Array, weights: jax.Array, grid: jax.Array | None, sigma: jax.Array, floor: jax.Array | None
 ) -> LogDensity:
@@ -87,7 +88,7 @@ def _log_density(
     return LogDensity(grid, positive, positive_error, negative, negative_error, least, below, below_error, sigma)
 
 
-@jax.jit
+@quick_jit
 def gaussian_mixture(places: jax.Array, weights: jax.Array, grid: jax.Array, sigma: jax.Array) -> jax.Array:
     """Weighted Gaussians around places.
 

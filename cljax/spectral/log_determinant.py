@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._checks import check_positive_int
+from cljax._quick import quick_jit
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import choose_loop
 from cljax.spectral.estimate import Estimate
@@ -80,7 +81,7 @@ def log_determinant(
     )
 
 
-@jax.jit
+@quick_jit
 def _samples(rules: Rule, dimension: int, shift: Any) -> jax.Array:
     nodes = rules.nodes + jnp.asarray(shift, rules.nodes.dtype)
     floor = 8 * jnp.finfo(nodes.dtype).eps * jnp.max(jnp.abs(nodes), axis=1, keepdims=True)

@@ -1,7 +1,6 @@
 """Start vectors."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax._joined import Joined
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.spectral.eigenpairs import Eigenpairs
 
@@ -49,7 +49,7 @@ def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Any 
     return layout.placed(vectors, struct) if isinstance(layout, Joined) else vectors
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+@quick_jit(static_argnums=(1, 2, 3, 4))
 def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int, layout: Any) -> PyTree:
     struct = structure.unflatten(shapes)
     if isinstance(layout, Joined):
@@ -78,7 +78,7 @@ def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree, layout
     return layout.placed(vector, struct) if isinstance(layout, Joined) else vector
 
 
-@partial(jax.jit, static_argnums=(0, 2, 3, 4))
+@quick_jit(static_argnums=(0, 2, 3, 4))
 def _one_vector(fn: Any, key: jax.Array, shapes: Any, structure: Any, layout: Any) -> PyTree:
     like = structure.unflatten(shapes)
     return fn(key, like if layout is None else layout.row_shapes(like))

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import get_lapack_funcs
 
+from cljax._quick import quick_jit
+
 _LEAST = 1e-12
 """Columns whose greatest norm is between this and its inverse have norms by their squares, whatever the dtype."""
 
@@ -106,7 +108,7 @@ def compiled_on_device(fn: Callable[..., Any], **options: Any) -> Callable[..., 
     Returns:
         The function.
     """
-    compiled = jax.jit(fn, **options)
+    compiled = quick_jit(fn, **options)
 
     @functools.wraps(fn)
     def call(state: Any, *args: Any, **kwargs: Any) -> Any:

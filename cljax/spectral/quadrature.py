@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax._checks import check_points, check_positive_int
 from cljax._pytree import pytree_dataclass, static
+from cljax._quick import quick_jit
 from cljax.spectral.across_probes import ProbedSpectrum, band
 from cljax.spectral.estimate import mean_and_error
 from cljax.spectral.log_density import LogDensity, log_density
@@ -189,7 +190,7 @@ class SpectralDensity(ProbedSpectrum):
         return check_points("grid", jnp.asarray(grid, self.nodes.dtype))
 
 
-@jax.jit
+@quick_jit
 def _mass_of_nodes(nodes: jax.Array, weights: jax.Array, grid: jax.Array, more: int) -> jax.Array:
     """Mass of the nodes at or below each point, and of ``more`` nodes above: (num_probes, g) from (num_probes, m)."""
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax._current_mesh import on_its_mesh
 from cljax._in_flight import landed
+from cljax._quick import quick_jit
 from cljax._typing import Matvec, PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.driver import apply_product, linearized
@@ -55,7 +56,7 @@ def each_probe(
     return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
-@partial(jax.jit, static_argnums=1)
+@quick_jit(static_argnums=1)
 def probe_keys(key: jax.Array, num_probes: int) -> jax.Array:
     """For each probe the key of its entries and one for all else, (num_probes, 2)."""
     return jax.vmap(jax.random.split)(jax.random.split(key, num_probes))
@@ -114,6 +115,6 @@ def repeat(
     return state
 
 
-@partial(jax.jit, static_argnames="update", donate_argnums=0)
+@quick_jit(static_argnames="update", donate_argnums=0)
 def _update(state: Any, product: PyTree, update: Callable[[Any, PyTree], Any]) -> Any:
     return update(state, product)

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding
 from cljax import tree
 from cljax._checks import check_key, check_positive_int, check_tol
 from cljax._in_flight import landed
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, check_symmetric
 from cljax.spectral.driver import apply_product, linearized
@@ -198,11 +199,11 @@ def _settled(state: Any, tol: Any, scheme: Scheme) -> jax.Array:
     return within(mean, error, tol) | ~jnp.isfinite(tree.norm(mean))
 
 
-_update_jit = jax.jit(_update, static_argnames=("update", "shardings"), donate_argnums=0)
-_settled_jit = jax.jit(_settled, static_argnames="scheme")
+_update_jit = quick_jit(_update, static_argnames=("update", "shardings"), donate_argnums=0)
+_settled_jit = quick_jit(_settled, static_argnames="scheme")
 
 
-@partial(jax.jit, static_argnames=("scheme", "has_tol", "min_rounds"))
+@quick_jit(static_argnames=("scheme", "has_tol", "min_rounds"))
 def _finish(state: Any, tol: Any, scheme: Scheme, has_tol: bool, min_rounds: int) -> Estimate:
     mean, error = scheme.estimate(state)
     converged = within(mean, error, tol) & (state.count >= min_rounds) if has_tol else jnp.array(False)

@@ -19,6 +19,7 @@ from cljax._current_mesh import on_its_mesh
 from cljax._in_flight import landed
 from cljax._joined import Joined
 from cljax._layout import Layout, layout_of
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.across_probes import probed_estimate
@@ -131,7 +132,7 @@ def _compiled(
     return jax.lax.map(_rule_fn(op, num_steps, reorthogonalize, layout, known), keys)
 
 
-@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout", "sample", "looks"))
+@quick_jit(static_argnames=("num_steps", "reorthogonalize", "layout", "sample", "looks"))
 def _until(
     op: LinearOperator,
     keys: jax.Array,
@@ -165,7 +166,7 @@ def _alone(rule: Rule) -> Rule:
     return jax.tree.map(lambda x: x[None], rule)
 
 
-@jax.jit
+@quick_jit
 def _settled(samples: jax.Array, count: Any, tol: Any) -> jax.Array:
     """Whether the tolerance is met, or nothing finite is left to estimate."""
     mean, error = mean_and_error(samples, count)
@@ -215,8 +216,8 @@ def _placed(probe: PyTree, op: LinearOperator, layout: Layout | None) -> PyTree:
     return tree.place_like(probe, op.struct) if layout is None else _rows(probe, layout)
 
 
-_rows = jax.jit(lambda vector, layout: layout.rows(vector), static_argnums=1)
-_vdot = jax.jit(tree.vdot)
+_rows = quick_jit(lambda vector, layout: layout.rows(vector), static_argnums=1)
+_vdot = quick_jit(tree.vdot)
 
 
 def _check_first(path: pathlib.Path, rule: Rule, op: LinearOperator, probe: PyTree) -> None:
@@ -277,7 +278,7 @@ def _shapes(op: LinearOperator) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), op.struct)
 
 
-@partial(jax.jit, static_argnames="layout")
+@quick_jit(static_argnames="layout")
 def _without(probe: PyTree, known: PyTree, layout: Layout | None) -> PyTree:
     """The unit vector of what a probe has beside orthonormal vectors."""
     if layout is not None:

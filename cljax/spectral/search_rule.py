@@ -7,7 +7,6 @@ found the vectors is itself a probe of what is left: its Gauss rule without the 
 
 import dataclasses
 import pathlib
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 
 from cljax import tree
 from cljax._in_flight import landed
+from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.differentiable import is_traced
@@ -68,7 +68,7 @@ def search(driver: Any, op: LinearOperator, keys: jax.Array, num_steps: int) -> 
     return Known(values, vectors, accurate, rule if not is_traced(simple) and bool(simple) else None)
 
 
-@jax.jit
+@quick_jit
 def beside(rules: Rule, own: Rule) -> Rule:
     """The rules of probes, (num_probes, m), and one more; the shorter ones get further nodes of weight 0."""
     most = max(rules.nodes.shape[1], own.nodes.shape[0])
@@ -80,12 +80,12 @@ def beside(rules: Rule, own: Rule) -> Rule:
     return Rule(*(join(*parts) for parts in zip(rules, own, ("edge", "constant", "constant"), strict=True)))
 
 
-@jax.jit
+@quick_jit
 def _combined(basis: PyTree, coefficients: jax.Array) -> PyTree:
     return tree.basis_combine(basis, coefficients, jax.tree.map(lambda q: q[0], basis))
 
 
-@partial(jax.jit, static_argnames="dimension")
+@quick_jit(static_argnames="dimension")
 def _ends(
     alphas: jax.Array, betas: jax.Array, dimension: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, Rule, jax.Array]:

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax._quick import quick_jit
+
 NARROW = 0.2
 """Reach, in units of σ, below which half of a node is drawn as a Gaussian of its mean and variance.
 
@@ -11,7 +13,7 @@ The kurtosis of what is spread then counts 1e-6; above, the difference of two er
 """
 
 
-@jax.jit
+@quick_jit
 def mass_below(nodes: jax.Array, weights: jax.Array, reach: jax.Array, grid: jax.Array) -> jax.Array:
     """Mass at or below each point.
 
@@ -37,7 +39,7 @@ def mass_below(nodes: jax.Array, weights: jax.Array, reach: jax.Array, grid: jax
     return jnp.sum(share * weights[:, None], axis=2)
 
 
-@jax.jit
+@quick_jit
 def smoothed(nodes: jax.Array, weights: jax.Array, reach: jax.Array, grid: jax.Array, sigma: jax.Array) -> jax.Array:
     """Density convolved with a Gaussian.
 
