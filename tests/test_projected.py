@@ -10,7 +10,7 @@ import pytest
 from cljax import spectral
 from cljax.spectral.driver import run_krylov
 from cljax.spectral.extremes import _finish, cold_goal
-from cljax.spectral.goal import Goal, judge
+from cljax.spectral.goal import Goal, judge, surely_open
 from cljax.spectral.host_numbers import lies_near, numbers_on_host
 from cljax.spectral.projected import bordered, eigh, safe_norms
 from cljax.spectral.restart import numbers_compressed
@@ -212,3 +212,29 @@ def test_a_goal_on_the_host():
     goal = goal_of(2, 1, True).on_host()
     assert isinstance(goal, Goal)
     assert all(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(goal))
+
+
+@pytest.mark.parametrize("criterion", ["residual", "value"])
+@pytest.mark.parametrize("certify", [True, False])
+@pytest.mark.parametrize(("num_top", "num_bottom"), SIZES)
+def test_a_look_ended_early_is_one_that_finds_nothing(num_top, num_bottom, certify, criterion, monkeypatch):
+    early, done = [], []
+    for num_steps in (2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 39, 40):
+        numbers = numbers_on_host(state_of(1, num_steps))
+        for tol in (1e-1, 1e-3, 1e-5):
+            goal = cold_goal(tol, jnp.zeros(40), num_top, num_bottom, criterion, num_cold=1, certify=certify).on_host()
+            early.append(surely_open(numbers, goal))
+            with monkeypatch.context() as patch:
+                patch.setattr("cljax.spectral.goal.surely_open", lambda *_: False)
+                done.append(bool(judge(numbers, goal, np.bool_(False))[2]))
+            assert not (early[-1] and done[-1])
+    assert any(done)
+    if not certify:  # then nothing but what the early look knows decides, once there are products enough
+        assert sum(early) + sum(done) >= 0.8 * len(done)
+
+
+def test_a_look_at_what_is_not_finite_ends_a_run():
+    state = dataclasses.replace(state_of(1), matrix=jnp.full((10, 10), jnp.nan))
+    goal = cold_goal(1e-3, jnp.zeros(40), 2, 0, "residual", num_cold=1).on_host()
+    assert not surely_open(numbers_on_host(state), goal)
+    assert judge(numbers_on_host(state), goal, np.bool_(False))[2]

@@ -125,7 +125,7 @@ def extreme_eigenpairs(
     if check is not None:
         check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
     start_key, run_key = _two_keys(key)
-    op, given = without_derivative(op), op
+    op, given = without_derivative(op) if is_traced(op) else op, op
     check_memory(memory, num_top, num_bottom, 0, dimension)
     chosen = choose_loop(driver, op, key, start, memory=memory)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom}
