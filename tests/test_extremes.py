@@ -189,3 +189,31 @@ def test_inside_of_jit_and_vmap():
 def test_bad_input(options, error, message):
     with pytest.raises(error, match=message):
         spectral.extreme_eigenpairs(operator(MATRICES["path"]), jax.random.key(0), **options)
+
+
+@DRIVERS
+def test_a_cold_run_starts_from_the_check_direction(driver):
+    """With the eigenvectors themselves it is soon done; the random half keeps what they are orthogonal to."""
+    values = np.r_[np.linspace(0, 1, 397), 1.2, 1.4, 1.6]
+    op = operator(np.diag(values))
+    direction = jnp.zeros(400).at[-3:].set(1e-20)  # of any length
+    options = {"num_top": 3, "criterion": "value", "certify": False, "driver": driver}
+    plain, directed = (
+        [spectral.extreme_eigenpairs(op, jax.random.key(seed), check=c, **options) for seed in range(5)]
+        for c in (None, direction)
+    )
+    for pairs in (*plain, *directed):
+        np.testing.assert_allclose(pairs.values, values[-3:], rtol=1e-3)
+    products = [np.median([int(pairs.num_products) for pairs in runs]) for runs in (plain, directed)]
+    assert products[1] <= products[0] - 2
+    hidden = jnp.zeros(400).at[-2].set(1.0)  # an eigenvector: its Krylov space has nothing else
+    pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), num_top=1, check=hidden, driver=driver)
+    np.testing.assert_allclose(pairs.values, values[-1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("useless", [0.0, jnp.nan, jnp.inf])
+def test_a_check_direction_that_is_none_changes_nothing(useless):
+    op = operator(MATRICES["path"])
+    n = len(MATRICES["path"])
+    found, plain = (spectral.extreme_eigenpairs(op, jax.random.key(0), check=c) for c in (jnp.full(n, useless), None))
+    np.testing.assert_array_equal(found.values, plain.values)

@@ -130,6 +130,8 @@ def test_a_mesh_of_one_device(axes, chosen):
     np.testing.assert_array_equal(found["a"], [1, 3, 5])
     top = spectral.extreme_eigenpairs(op, KEY, driver=chosen)
     np.testing.assert_allclose(top.values, [5], rtol=1e-5)
+    directed = spectral.extreme_eigenpairs(op, KEY, driver=chosen, check=entries)
+    np.testing.assert_allclose(directed.values, [5], rtol=1e-5)
     again = spectral.extreme_eigenpairs(op, KEY, driver=chosen, start=top)
     np.testing.assert_allclose(again.values, [5], rtol=1e-5)
     for basis in (True, False):

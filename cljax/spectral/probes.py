@@ -31,7 +31,9 @@ def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
     return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
-def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Any = None) -> PyTree:
+def start_vectors(
+    key: jax.Array, struct: PyTree, num_vectors: int, layout: Any = None, check: PyTree | None = None
+) -> PyTree:
     """Random start vectors, each device making its own part of them.
 
     Args:
@@ -39,23 +41,36 @@ def start_vectors(key: jax.Array, struct: PyTree, num_vectors: int, layout: Any 
         struct: shapes and dtypes of the operator's vectors.
         num_vectors: how many.
         layout: None, how they are split over devices, or how a run joins them.
+        check: None, or a vector of the operator's space that has much of what is looked for: the first start vector
+            is then the sum of it and of a random one of equal length. What is not finite, or zero, is left out.
 
     Returns:
         As ``random_vectors``, rows where they are joined: the same numbers, however they are kept.
     """
     leaves, structure = jax.tree.flatten(struct)
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    vectors = _start_vectors(key, shapes, structure, num_vectors, layout)
+    vectors = _start_vectors(key, check, shapes, structure, num_vectors, layout)
     return layout.placed(vectors, struct) if isinstance(layout, Joined) else vectors
 
 
-@quick_jit(static_argnums=(1, 2, 3, 4))
-def _start_vectors(key: jax.Array, shapes: Any, structure: Any, num_vectors: int, layout: Any) -> PyTree:
+@quick_jit(static_argnums=(2, 3, 4, 5))
+def _start_vectors(
+    key: jax.Array, check: PyTree | None, shapes: Any, structure: Any, num_vectors: int, layout: Any
+) -> PyTree:
     struct = structure.unflatten(shapes)
-    if isinstance(layout, Joined):
-        return random_vectors(key, layout.row_shapes(struct), num_vectors)
-    vectors = random_vectors(key, struct, num_vectors)
-    return vectors if layout is None else layout.put(vectors)
+    joined = isinstance(layout, Joined)
+    vectors = random_vectors(key, layout.row_shapes(struct) if joined else struct, num_vectors)
+    if check is not None:
+        check = tree.to_work(check)
+        vectors = _beside(vectors, layout.rows(check) if joined else check)
+    return vectors if layout is None or joined else layout.put(vectors)
+
+
+def _beside(vectors: PyTree, check: PyTree) -> PyTree:
+    """Vectors with a given direction added to the first of them, at its length."""
+    length, wanted = tree.norm(check), tree.norm(jax.tree.map(lambda x: x[0], vectors))
+    usable = jnp.isfinite(length) & (length > 0)
+    return jax.tree.map(lambda x, c: x.at[0].add(jnp.where(usable, c / length * wanted, 0)), vectors, check)
 
 
 def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree, layout: Any = None) -> PyTree:
