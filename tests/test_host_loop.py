@@ -141,7 +141,7 @@ def search(path, scale=1.0, seed=0, num_top=1, matrix=MATRICES["path"], certify=
     [
         ({"scale": 1.001}, "arrays of the operator"),
         ({"seed": 1}, "key, start vectors"),
-        ({"num_top": 2}, "goal, pairs"),
+        ({"num_top": 2}, "pairs"),
         ({"certify": False}, "pairs"),
         ({"matrix": np.eye(30)}, "arrays of the operator, space"),
     ],

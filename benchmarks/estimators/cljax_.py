@@ -43,10 +43,42 @@ def extremes_uncertified(request: Request) -> Any:
     return _extremes(request, certify=False, criterion="value", **options)
 
 
-def _extremes(request: Request, **options: Any) -> Any:
+@estimator(
+    "cljax, compiled, no certificate",
+    "extremes",
+    control="tolerance",
+    settings="as cljax, no certificate, one compiled loop",
+)
+def extremes_compiled_uncertified(request: Request) -> Any:
+    """The same by one program."""
+    options = {"tol": request.tolerance, "max_products": min(MOST, request.dimension)}
+    return _extremes(request, certify=False, criterion="value", driver="compiled", **options)
+
+
+@estimator(
+    "cljax, from the gradient",
+    "extremes",
+    control="tolerance",
+    settings="as cljax, no certificate, with check=gradient, whose seconds count and which is no product",
+)
+def extremes_from_the_gradient(request: Request) -> Any:
+    """A start that has much of the greatest eigenvalues of a network."""
+    network = request.case.network
+    if network is None:
+        raise NotApplicableError("takes networks, whose objective has a gradient")
+    options = {"tol": request.tolerance, "max_products": min(MOST, request.dimension)}
+    return _extremes(request, network, certify=False, criterion="value", **options)
+
+
+def _extremes(request: Request, network: Any = None, **options: Any) -> Any:
     op = request.op
     ends = {"num_top": request.num_top, "num_bottom": request.num_bottom}
-    return lambda seed: np.asarray(spectral.extreme_eigenpairs(op, jax.random.key(seed), **ends, **options).values)
+
+    def run(seed: int) -> Any:
+        check = None if network is None else gradient(network.objective, network.params, network.batch)
+        return np.asarray(spectral.extreme_eigenpairs(op, jax.random.key(seed), check=check, **ends, **options).values)
+
+    return run
 
 
 def _density(num_probes: int, share: float = 0.0) -> Any:
@@ -137,5 +169,12 @@ estimator("cljax XDiag", "diagonal", control="budget", settings="random signs, s
     _diagonal("xdiag")
 )
 
+
+def _plain_gradient(objective: Any, params: Any, batch: Any) -> Any:
+    return jax.grad(objective)(params, batch)
+
+
+gradient = jax.jit(_plain_gradient, static_argnums=0)
+"""``gradient(objective, params, batch)``, compiled."""
 
 _flat = jax.jit(lambda x: ravel_pytree(x)[0])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.estimators.base import Request, estimator, flat_product
+from benchmarks.estimators.cljax_ import gradient
 from benchmarks.estimators.pyhessian_ import counting, make_hessian
 from benchmarks.estimators.torch_operators import seeded
 from benchmarks.synthetic import torch_device
@@ -24,7 +25,7 @@ def _ours(warm: bool, certify: bool = True) -> Any:
     def setup(request: Request) -> Any:
         points = _points(request)
         ops = [point.op for point in points]
-        checks = [_gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
+        checks = [gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
 
         def run(seed: int) -> Any:
             found, pairs = [], None
@@ -40,12 +41,6 @@ def _ours(warm: bool, certify: bool = True) -> Any:
 
     return setup
 
-
-def _plain_gradient(objective: Any, params: Any, batch: Any) -> Any:
-    return jax.grad(objective)(params, batch)
-
-
-_gradient = jax.jit(_plain_gradient, static_argnums=0)
 
 estimator(
     "cljax, warm",

@@ -17,7 +17,7 @@ from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator
 from cljax.spectral.krylov import KrylovState
 
-_FORMAT = 2
+_FORMAT = 3
 _FIELDS = ("matrix", "guess", "used", "num_products", "num_breakdowns", "asymmetry", "rounding", "seed")
 
 
