@@ -1,12 +1,14 @@
 """``jax.jit`` for this library's own small programs, which take longer to compile than to run.
 
-XLA's CPU backend spends most of a small program's compilation on how fast each of its loops will be. These programs are
-no slower without that, and compile in about half of the time. Programs with a user's own function in them are compiled
-as they come.
+XLA's CPU backend spends most of a small program's compilation on how fast each of its loops will be; what these
+programs spend their time on, products with a basis, is not decided there. Programs with a user's own function in them
+are compiled as they come.
 """
 
 import functools
+import os
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
 _WISHES = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-"""Options of XLA's CPU backend; not all of its versions have all."""
+"""Options of XLA's CPU backend; not all of its versions have all, and those that ``XLA_FLAGS`` names are the user's."""
 
 
 class QuickJit:
@@ -33,6 +35,9 @@ class QuickJit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._chosen()(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """As that of a function of ``jax.jit``."""
@@ -69,10 +74,9 @@ def _outside() -> Any:
 
 @functools.cache
 def _understood() -> dict[str, Any]:
-    """The options as far as this backend has them: an unknown one is an error."""
-    if _compiles(_WISHES):
-        return _WISHES
-    return {name: value for name, value in _WISHES.items() if _compiles({name: value})}
+    """The options as far as nobody has set them and this backend has them: an unknown one is an error."""
+    free = {name: value for name, value in _WISHES.items() if name not in os.environ.get("XLA_FLAGS", "")}
+    return free if _compiles(free) else {name: value for name, value in free.items() if _compiles({name: value})}
 
 
 def _compiles(options: dict[str, Any]) -> bool:

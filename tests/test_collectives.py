@@ -115,7 +115,7 @@ def test_explicit_meshes(name, chosen, x64):
     params, batch = placed(name, jnp.float64, explicit=True)
     with jax.set_mesh(params["w1"].sharding.mesh):
         op = hessian(params, batch, whole_mlp)
-        found = spectral.extreme_eigenpairs(op, KEY, memory=memory(name, 61), driver=chosen, **OPTIONS)
+        found = spectral.extreme_eigenpairs(op, KEY, memory=memory(name, 61), driver=chosen, check=params, **OPTIONS)
         check(found, op, name)
 
 

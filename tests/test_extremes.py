@@ -206,7 +206,7 @@ def test_a_cold_run_starts_from_the_check_direction(driver):
         np.testing.assert_allclose(pairs.values, values[-3:], rtol=1e-3)
     products = [np.median([int(pairs.num_products) for pairs in runs]) for runs in (plain, directed)]
     assert products[1] <= products[0] - 2
-    hidden = jnp.zeros(400).at[-2].set(1.0)  # an eigenvector: its Krylov space has nothing else
+    hidden = jnp.ones(400).at[-1].set(0.0)  # its Krylov space has nothing of the greatest eigenvector
     pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), num_top=1, check=hidden, driver=driver)
     np.testing.assert_allclose(pairs.values, values[-1:], rtol=1e-5)
 
@@ -217,3 +217,27 @@ def test_a_check_direction_that_is_none_changes_nothing(useless):
     n = len(MATRICES["path"])
     found, plain = (spectral.extreme_eigenpairs(op, jax.random.key(0), check=c) for c in (jnp.full(n, useless), None))
     np.testing.assert_array_equal(found.values, plain.values)
+
+
+def test_a_check_direction_inside_of_transformations():
+    matrix = jnp.asarray(MATRICES["path"], jnp.float32)
+    op, direction = operator(matrix), jnp.ones(len(matrix))
+    exact = np.linalg.eigvalsh(matrix)[-1]
+    found = jax.jit(lambda c, tol: spectral.extreme_eigenpairs(op, jax.random.key(0), check=c, tol=tol).values)(
+        direction, 1e-4
+    )
+    np.testing.assert_allclose(found, [exact], rtol=1e-5)
+
+    def top(scale):
+        scaled = curvature.FunctionOperator(lambda v, a: a @ v, direction, scale * matrix)
+        return spectral.extreme_eigenpairs(scaled, jax.random.key(0), check=scale * direction).values[0]
+
+    np.testing.assert_allclose(jax.grad(top)(1.0), exact, rtol=1e-4)
+
+
+def test_a_check_direction_of_leaves_of_two_dtypes(x64):
+    entries = {"a": jnp.array([1.0, 3.0, 5.0], jnp.float32), "b": jnp.array([2.0, 7.0], jnp.float64)}
+    op = curvature.FunctionOperator(lambda v, d: jax.tree.map(jnp.multiply, d, v), entries, entries)
+    for block_size in (1, 2):
+        pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), check=entries, block_size=block_size)
+        np.testing.assert_allclose(pairs.values, [7], rtol=1e-5)

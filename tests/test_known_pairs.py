@@ -111,7 +111,7 @@ def test_on_a_mesh_of_explicit_axes(reorthogonalize, driver):
     with jax.set_mesh(mesh):
         diagonal = jax.device_put(jnp.r_[jnp.linspace(-1, 1, 14), 4.0, 5.0], NamedSharding(mesh, PartitionSpec("x")))
         op = curvature.FunctionOperator(lambda v, d: d * v, diagonal, diagonal)
-        pairs = spectral.extreme_eigenpairs(op, KEY, num_top=2)
+        pairs = spectral.extreme_eigenpairs(op, KEY, num_top=2, check=diagonal, driver=driver)
         found = spectral.spectral_density(
             op, KEY, num_probes=4, known=pairs, reorthogonalize=reorthogonalize, driver=driver
         )

@@ -19,7 +19,20 @@ def raised(x, power):
     return x**power
 
 
+class Scale:
+    """Has a compiled method."""
+
+    def __init__(self, by):
+        self.by = by
+
+    @quick_jit(static_argnums=0)
+    def times(self, x):
+        """The product."""
+        return self.by * x
+
+
 TRANSFORMED = {
+    "method": (lambda: Scale(3).times(X), 3 * X),
     "alone": (lambda: raised(X, power=2), X**2),
     "jit": (lambda: jax.jit(lambda x: raised(x, power=2))(X), X**2),
     "constant in jit": (lambda: jax.jit(lambda x: x + raised(X, power=2))(X), X + X**2),
@@ -38,6 +51,7 @@ def test_the_same_function_everywhere(name):
 
 
 def test_only_the_outermost_program_has_options(monkeypatch):
+    _quick._understood()
     given = []
     compiled = jax.jit
     monkeypatch.setattr(jax, "jit", lambda fn, **options: given.append(options) or compiled(fn, **options))
@@ -56,7 +70,17 @@ def test_donation_and_lowering():
     assert x.is_deleted()
 
 
+def test_what_the_environment_sets_is_left_to_it(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    _quick._understood.cache_clear()
+    try:
+        assert "xla_backend_optimization_level" not in _quick._understood()
+    finally:
+        _quick._understood.cache_clear()
+
+
 def test_options_that_a_backend_lacks_are_left_out(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(_quick, "_WISHES", {"xla_no_such_option": 1, "xla_backend_optimization_level": 1})
     _quick._understood.cache_clear()
     try:

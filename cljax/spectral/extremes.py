@@ -73,8 +73,8 @@ def extreme_eigenpairs(
         start: None, or what a previous call returned for a nearby operator. With as many pairs as are wanted now, a
             warm start; otherwise its vectors are start vectors like others.
         check: None, or a vector of the operator's space in which a new extreme eigenvector is likely to show, such as
-            the gradient, for warm starts. A cold run starts from the sum of it and of a random vector of equal length,
-            which for Hessians and gradients of networks saved none to four of 12 to 19 products.
+            the gradient, for warm starts. Without ``start`` a run begins with the sum of it and of a random vector of
+            equal length, which may save some products: a gradient has much of the greatest eigenvectors of a Hessian.
         criterion: static; "residual": the residual is to be below tol·|θ|. "value": on a warm start without a jump the
             estimate ``value_errors`` is, which takes about half of the products; a cold run asks for the residual,
             since it cannot know yet which Ritz values stand for one eigenvalue, unless ``certify`` is False.
@@ -127,8 +127,9 @@ def extreme_eigenpairs(
         check_same_struct("check", jax.eval_shape(tree.to_work, check), work)
     start_key, run_key = _two_keys(key)
     op, given = without_derivative(op) if is_traced(op) else op, op
+    check = without_derivative(check) if is_traced(check) else check
     check_memory(memory, num_top, num_bottom, 0, dimension)
-    chosen = choose_loop(driver, op, key, start, memory=memory)
+    chosen = choose_loop(driver, op, key, start, check, memory=memory)
     options: dict[str, Any] = {"num_top": num_top, "num_bottom": num_bottom}
     options |= {"criterion": criterion, "certify": bool(certify)}
     if start is None:
@@ -166,7 +167,7 @@ def cold_goal(
     """The goal of a run that starts from ``num_cold`` random vectors like ``work``."""
     dtype = jnp.result_type(*jax.tree.leaves(work))
     sizes = {"num_top": num_top, "num_bottom": num_bottom, "num_cold": num_cold}
-    bound: Any = np.asarray(tol, dtype)
+    bound: Any = (jnp if is_traced(tol) else np).asarray(tol, dtype)
     return Goal(bound, None, None, None, criterion=criterion, certify=certify, **sizes)
 
 

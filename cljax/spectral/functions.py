@@ -13,7 +13,6 @@ from cljax import tree
 from cljax._checks import check_same_struct
 from cljax._in_flight import landed
 from cljax._pytree import pytree_dataclass
-from cljax._quick import quick_jit
 from cljax._typing import PyTree
 from cljax.curvature.base import LinearOperator, as_callable_tree, check_symmetric
 from cljax.spectral.lanczos import LanczosResult, check_num_steps, tridiagonalize
@@ -80,7 +79,7 @@ def apply_function(op: LinearOperator, fn: Any, v: PyTree, num_steps: int, *, dr
     return landed(FunctionProduct(tree.place_like(product, op.struct), error, result.num_products))
 
 
-@quick_jit
+@jax.jit
 def _combine(result: LanczosResult, fn: Any, v: PyTree) -> tuple[PyTree, jax.Array]:
     length = tree.norm(v).astype(result.alphas.dtype)
     steps = result.alphas.shape[0]

@@ -27,16 +27,17 @@ class Goal:
 
     Attributes:
         tol: scalar, relative tolerance.
-        previous: (k,), values of the kept vectors that the run starts from, bottom ones first; None with ``warm``.
+        previous: (k,), values of the kept vectors that the run starts from, bottom ones first; None where ``warm`` is.
         warm: scalar bool, whether it starts from kept vectors: then they are multiplied first, and ``criterion``
-            "value" may end the run. None where there are none, so that the program of a cold run has nothing of it.
+            "value" may end the run. None in a cold run, whose program then has nothing of it, and where there are not
+            as many kept vectors as pairs are wanted.
         num_top: greatest eigenvalues wanted.
         num_bottom: least eigenvalues wanted.
         criterion: "residual" or "value": which error must be below the tolerance.
         kept: scalar bool, whether any of the start vectors is from before: no more extreme pair is hidden as far as
             these and the check direction show, unless the spectrum has jumped; None where all are random.
         num_guards: kept vectors beside the wanted ones; the pending vector behind them is the check direction.
-        num_cold: random vectors that a cold run multiplies first.
+        num_cold: start vectors, random ones or others, that a cold run multiplies first.
         certify: whether a cold run is carried on until hardly a more extreme pair is hidden.
     """
 

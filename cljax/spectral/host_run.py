@@ -88,7 +88,8 @@ class HostRun:
         w, column, rest = self._basis.orthogonalize(product)
         taken = norm(column)
         exhausted = place >= self._basis.dimension or bool(
-            rest <= 8 * np.finfo(column.dtype).eps * np.maximum(self._greatest, np.hypot(taken, rest))
+            np.isfinite(rest)
+            & (rest <= 8 * np.finfo(column.dtype).eps * np.maximum(self._greatest, np.hypot(taken, rest)))
         )
         coupling = column.dtype.type(0 if exhausted else rest)
         if exhausted:

@@ -34,7 +34,7 @@ def random_vectors(key: jax.Array, struct: PyTree, num_vectors: int) -> PyTree:
 def start_vectors(
     key: jax.Array, struct: PyTree, num_vectors: int, layout: Any = None, check: PyTree | None = None
 ) -> PyTree:
-    """Random start vectors, each device making its own part of them.
+    """Start vectors of a cold run, random ones, each device making its own part of them.
 
     Args:
         key: typed PRNG key.
@@ -45,7 +45,8 @@ def start_vectors(
             is then the sum of it and of a random one of equal length. What is not finite, or zero, is left out.
 
     Returns:
-        As ``random_vectors``, rows where they are joined: the same numbers, however they are kept.
+        As ``random_vectors``, rows where they are joined: the same numbers, however they are kept, up to the rounding
+        of what is added.
     """
     leaves, structure = jax.tree.flatten(struct)
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
@@ -60,17 +61,25 @@ def _start_vectors(
     struct = structure.unflatten(shapes)
     joined = isinstance(layout, Joined)
     vectors = random_vectors(key, layout.row_shapes(struct) if joined else struct, num_vectors)
-    if check is not None:
-        check = tree.to_work(check)
-        vectors = _beside(vectors, layout.rows(check) if joined else check)
-    return vectors if layout is None or joined else layout.put(vectors)
+    vectors = vectors if layout is None or joined else layout.put(vectors)
+    if check is None:
+        return vectors
+    alone = jax.tree.map(lambda x: x[None], tree.to_work(check))
+    if layout is not None:
+        alone = layout.rows_of(alone) if joined else layout.put(alone)
+    return _beside(vectors, alone)
 
 
-def _beside(vectors: PyTree, check: PyTree) -> PyTree:
-    """Vectors with a given direction added to the first of them, at its length."""
-    length, wanted = tree.norm(check), tree.norm(jax.tree.map(lambda x: x[0], vectors))
+def _beside(vectors: PyTree, alone: PyTree) -> PyTree:
+    """Vectors with a given one, of leaves (1, *shape), added to the first of them at its length."""
+    length, wanted = (tree.norm(jax.tree.map(lambda x: x[0], v)) for v in (alone, vectors))
     usable = jnp.isfinite(length) & (length > 0)
-    return jax.tree.map(lambda x, c: x.at[0].add(jnp.where(usable, c / length * wanted, 0)), vectors, check)
+
+    def leaf(x: jax.Array, c: jax.Array) -> jax.Array:
+        first = jnp.arange(x.shape[0]).reshape(-1, *[1] * (x.ndim - 1)) == 0
+        return x + jnp.where(usable & first, c / length * wanted, 0).astype(x.dtype)
+
+    return jax.tree.map(leaf, vectors, alone)
 
 
 def one_vector(fn: Callable[..., PyTree], key: jax.Array, struct: PyTree, layout: Any = None) -> PyTree:

@@ -132,7 +132,7 @@ def _compiled(
     return jax.lax.map(_rule_fn(op, num_steps, reorthogonalize, layout, known), keys)
 
 
-@quick_jit(static_argnames=("num_steps", "reorthogonalize", "layout", "sample", "looks"))
+@partial(jax.jit, static_argnames=("num_steps", "reorthogonalize", "layout", "sample", "looks"))
 def _until(
     op: LinearOperator,
     keys: jax.Array,
