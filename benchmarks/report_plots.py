@@ -10,7 +10,15 @@ COSTS: dict[str, Any] = {"products": products_of, "seconds": seconds_of, "gradie
 COLUMNS = 4
 
 _THEIRS = {"ls": "-", "marker": "o", "lw": 1.1, "ms": 3, "mfc": None, "zorder": 2}
-_OURS = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (1, 1)), "v"))
+_OURS = (
+    ("-", "o"),
+    ("--", "s"),
+    (":", "^"),
+    ("-.", "D"),
+    ((0, (1, 1)), "v"),
+    ((0, (6, 2)), "P"),
+    ((0, (3, 1, 1, 1, 1, 1)), "X"),
+)
 """Ours are black, told apart by lines and markers."""
 
 

@@ -54,7 +54,12 @@ estimator(
     control="tolerance",
     settings="as warm, and cold starts and those after a jump end when the values meet the tolerance, as the others do",
 )(_ours(True, certify=False))
-estimator("cljax, cold", "tracked", control="tolerance", settings="each measurement on its own, from the gradient and a random vector")(_ours(False))
+estimator(
+    "cljax, cold",
+    "tracked",
+    control="tolerance",
+    settings="each measurement on its own, from the gradient and a random vector",
+)(_ours(False))
 
 
 def _arpack(warm: bool, number: int | None) -> Any:
