@@ -15,7 +15,7 @@ MOST = 100
 @estimator("cljax", "extremes", control="tolerance", settings="defaults, at most 100 products; goes on to 1e-6")
 def extremes(request: Request) -> Any:
     """Thick-restart Lanczos that stops by its own rule."""
-    return _extremes(request, tol=max(request.tolerance, 1e-6), max_products=min(MOST, request.dimension))
+    return _extremes(request, tol=max(request.tolerance, 1e-6))
 
 
 @estimator("cljax, budget", "extremes", control="budget", settings="tol 1e-7, max_products the budget")
@@ -27,8 +27,7 @@ def extremes_within(request: Request) -> Any:
 @estimator("cljax, compiled", "extremes", control="tolerance", settings="as cljax, one compiled loop")
 def extremes_compiled(request: Request) -> Any:
     """The driver that is the default on accelerators: no call of the host for each product."""
-    options = {"tol": max(request.tolerance, 1e-6), "max_products": min(MOST, request.dimension)}
-    return _extremes(request, driver="compiled", **options)
+    return _extremes(request, tol=max(request.tolerance, 1e-6), driver="compiled")
 
 
 @estimator(
@@ -39,8 +38,7 @@ def extremes_compiled(request: Request) -> Any:
 )
 def extremes_uncertified(request: Request) -> Any:
     """The fewest products: nothing is done against a pair that the start hides."""
-    options = {"tol": request.tolerance, "max_products": min(MOST, request.dimension)}
-    return _extremes(request, certify=False, criterion="value", **options)
+    return _uncertified(request)
 
 
 @estimator(
@@ -51,8 +49,7 @@ def extremes_uncertified(request: Request) -> Any:
 )
 def extremes_compiled_uncertified(request: Request) -> Any:
     """The same by one program."""
-    options = {"tol": request.tolerance, "max_products": min(MOST, request.dimension)}
-    return _extremes(request, certify=False, criterion="value", driver="compiled", **options)
+    return _uncertified(request, driver="compiled")
 
 
 @estimator(
@@ -66,12 +63,16 @@ def extremes_from_the_gradient(request: Request) -> Any:
     network = request.case.network
     if network is None:
         raise NotApplicableError("takes networks, whose objective has a gradient")
-    options = {"tol": request.tolerance, "max_products": min(MOST, request.dimension)}
-    return _extremes(request, network, certify=False, criterion="value", **options)
+    return _uncertified(request, network)
+
+
+def _uncertified(request: Request, network: Any = None, **options: Any) -> Any:
+    return _extremes(request, network, tol=request.tolerance, certify=False, criterion="value", **options)
 
 
 def _extremes(request: Request, network: Any = None, **options: Any) -> Any:
     op = request.op
+    options = {"max_products": min(MOST, request.dimension)} | options
     ends = {"num_top": request.num_top, "num_bottom": request.num_bottom}
 
     def run(seed: int) -> Any:
