@@ -48,3 +48,18 @@ def test_vectors_are_constants_and_values_the_same(x64):
     assert not np.any(jax.grad(lambda m: jnp.sum(pairs(m).vectors))(matrix))
     with pytest.raises(NotImplementedError, match="values: expected one derivative of an eigenvalue at most, got two"):
         jax.hessian(lambda m: pairs(m).values[0])(matrix)
+
+
+def test_a_check_direction_is_a_constant(x64):
+    """A start of the search, and no part of what is found: a run cut short depends on it, its derivative does not."""
+    entries = jnp.linspace(1.0, 2.0, 50)
+    op = curvature.FunctionOperator(lambda v, a: a * v, entries, entries)
+
+    def found(check):
+        pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), check=check, max_products=4)
+        return pairs.values, pairs.vectors
+
+    other = found(jnp.flip(entries))
+    primals, tangents = jax.jvp(found, (entries,), (jnp.sin(entries),))
+    assert not np.allclose(primals[0], other[0], rtol=1e-6)
+    assert not any(np.any(tangent) for tangent in tangents)

@@ -10,6 +10,7 @@ from benchmarks.estimators.base import NotApplicableError, Request, estimator, q
 from cljax import spectral
 
 MOST = 100
+_UNCERTIFIED: dict[str, Any] = {"certify": False, "criterion": "value"}
 
 
 @estimator("cljax", "extremes", control="tolerance", settings="defaults, at most 100 products; goes on to 1e-6")
@@ -42,14 +43,18 @@ def extremes_uncertified(request: Request) -> Any:
 
 
 @estimator(
-    "cljax, compiled, no certificate",
+    "cljax, jitted",
     "extremes",
     control="tolerance",
-    settings="as cljax, no certificate, one compiled loop",
+    settings="as cljax, no certificate, of at most 30 products, inside of jit",
 )
-def extremes_compiled_uncertified(request: Request) -> Any:
-    """The same by one program."""
-    return _uncertified(request, driver="compiled")
+def extremes_jitted(request: Request) -> Any:
+    """The same by one program, whose steps read a basis of as many places as there may be products."""
+    op = request.op
+    options = {"tol": request.tolerance, "max_products": min(30, request.dimension)} | _UNCERTIFIED
+    ends = {"num_top": request.num_top, "num_bottom": request.num_bottom}
+    program = jax.jit(lambda op, key: spectral.extreme_eigenpairs(op, key, **ends, **options).values)
+    return lambda seed: np.asarray(program(op, jax.random.key(seed)))
 
 
 @estimator(
@@ -66,8 +71,8 @@ def extremes_from_the_gradient(request: Request) -> Any:
     return _uncertified(request, network)
 
 
-def _uncertified(request: Request, network: Any = None, **options: Any) -> Any:
-    return _extremes(request, network, tol=request.tolerance, certify=False, criterion="value", **options)
+def _uncertified(request: Request, network: Any = None) -> Any:
+    return _extremes(request, network, tol=request.tolerance, **_UNCERTIFIED)
 
 
 def _extremes(request: Request, network: Any = None, **options: Any) -> Any:

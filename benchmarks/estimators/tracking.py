@@ -21,19 +21,24 @@ def _points(request: Request) -> list[Request]:
     return [dataclasses.replace(request, case=point) for point in request.case.points]
 
 
-def _ours(warm: bool, certify: bool = True) -> Any:
+def _ours(warm: bool, certify: bool = True, jitted: bool = False) -> Any:
     def setup(request: Request) -> Any:
         points = _points(request)
         ops = [point.op for point in points]
         checks = [gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
+        options: dict[str, Any] = {"tol": request.tolerance, "criterion": "value", "certify": certify}
+        options["max_products"] = 30 if jitted else 100
+
+        def measure(op: Any, key: Any, start: Any, check: Any) -> Any:
+            return spectral.extreme_eigenpairs(op, key, start=start, check=check, **options)
+
+        program = jax.jit(measure) if jitted else measure
 
         def run(seed: int) -> Any:
             found, pairs = [], None
-            options: dict[str, Any] = {"tol": request.tolerance, "criterion": "value", "certify": certify}
             keys = jax.random.split(jax.random.key(seed), len(ops))
             for i, (op, check, key) in enumerate(zip(ops, checks, keys, strict=True)):
-                start = pairs if warm and i % _COLD_EVERY else None
-                pairs = spectral.extreme_eigenpairs(op, key, start=start, check=check, max_products=100, **options)
+                pairs = program(op, key, pairs if warm and i % _COLD_EVERY else None, check)
                 found.append(float(pairs.values[-1]))
             return np.asarray(found)
 
@@ -42,24 +47,18 @@ def _ours(warm: bool, certify: bool = True) -> Any:
     return setup
 
 
-estimator(
-    "cljax, warm",
-    "tracked",
-    control="tolerance",
-    settings="start the pairs before, check the gradient, which training has and is no product; cold every 50",
-)(_ours(True))
-estimator(
-    "cljax, warm, no certificate",
-    "tracked",
-    control="tolerance",
-    settings="as warm, and cold starts and those after a jump end when the values meet the tolerance, as the others do",
-)(_ours(True, certify=False))
-estimator(
-    "cljax, cold",
-    "tracked",
-    control="tolerance",
-    settings="each measurement on its own, from the gradient and a random vector",
-)(_ours(False))
+_WARM = "start the pairs before, check the gradient, which training has and is no product; cold every 50"
+_COLD = "each measurement on its own, from the gradient and a random vector"
+_UNCERTIFIED = "cold starts and those after a jump end when the values meet the tolerance, as the others do"
+_JITTED = f"at most 30 products, inside of jit, and {_UNCERTIFIED}"
+for _name, _warm, _options, _settings in (
+    ("warm", True, {}, _WARM),
+    ("warm, no certificate", True, {"certify": False}, f"{_WARM}; {_UNCERTIFIED}"),
+    ("warm, jitted", True, {"certify": False, "jitted": True}, f"{_WARM}; {_JITTED}"),
+    ("cold", False, {}, _COLD),
+    ("cold, jitted", False, {"certify": False, "jitted": True}, f"{_COLD}; {_JITTED}"),
+):
+    estimator(f"cljax, {_name}", "tracked", control="tolerance", settings=_settings)(_ours(_warm, **_options))
 
 
 def _arpack(warm: bool, number: int | None) -> Any:
