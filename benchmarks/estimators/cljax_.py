@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
 from cljax import spectral
 
-MOST = 100
+MOST, FEW = 100, 30
 _UNCERTIFIED: dict[str, Any] = {"certify": False, "criterion": "value"}
 
 
@@ -46,15 +46,14 @@ def extremes_uncertified(request: Request) -> Any:
     "cljax, jitted",
     "extremes",
     control="tolerance",
-    settings="as cljax, no certificate, of at most 30 products, inside of jit",
+    settings=f"as cljax, no certificate, of at most {FEW} products, inside of jit",
 )
 def extremes_jitted(request: Request) -> Any:
     """The same by one program, whose steps read a basis of as many places as there may be products."""
-    op = request.op
-    options = {"tol": request.tolerance, "max_products": min(30, request.dimension)} | _UNCERTIFIED
-    ends = {"num_top": request.num_top, "num_bottom": request.num_bottom}
-    program = jax.jit(lambda op, key: spectral.extreme_eigenpairs(op, key, **ends, **options).values)
-    return lambda seed: np.asarray(program(op, jax.random.key(seed)))
+    op, tol = request.op, request.tolerance
+    most = min(FEW, request.dimension)
+    sizes = {"num_top": request.num_top, "num_bottom": request.num_bottom, "max_products": most}
+    return lambda seed: np.asarray(jitted_search(op, jax.random.key(seed), tol, **sizes).values)
 
 
 @estimator(
@@ -179,6 +178,13 @@ estimator("cljax XDiag", "diagonal", control="budget", settings="random signs, s
 def _plain_gradient(objective: Any, params: Any, batch: Any) -> Any:
     return jax.grad(objective)(params, batch)
 
+
+def _search(op: Any, key: Any, tol: Any, start: Any = None, check: Any = None, **options: Any) -> Any:
+    return spectral.extreme_eigenpairs(op, key, tol=tol, start=start, check=check, **_UNCERTIFIED, **options)
+
+
+jitted_search = jax.jit(_search, static_argnames=("num_top", "num_bottom", "max_products"))
+"""A search inside of jit, one program for all tolerances."""
 
 gradient = jax.jit(_plain_gradient, static_argnums=0)
 """``gradient(objective, params, batch)``, compiled."""

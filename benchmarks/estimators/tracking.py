@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.estimators.base import Request, estimator, flat_product
-from benchmarks.estimators.cljax_ import gradient
+from benchmarks.estimators.cljax_ import FEW, gradient, jitted_search
 from benchmarks.estimators.pyhessian_ import counting, make_hessian
 from benchmarks.estimators.torch_operators import seeded
 from benchmarks.synthetic import torch_device
@@ -26,19 +26,19 @@ def _ours(warm: bool, certify: bool = True, jitted: bool = False) -> Any:
         points = _points(request)
         ops = [point.op for point in points]
         checks = [gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
-        options: dict[str, Any] = {"tol": request.tolerance, "criterion": "value", "certify": certify}
-        options["max_products"] = 30 if jitted else 100
+        tol = request.tolerance
 
         def measure(op: Any, key: Any, start: Any, check: Any) -> Any:
+            if jitted:
+                return jitted_search(op, key, tol, start, check, max_products=FEW)
+            options: dict[str, Any] = {"tol": tol, "criterion": "value", "certify": certify}
             return spectral.extreme_eigenpairs(op, key, start=start, check=check, **options)
-
-        program = jax.jit(measure) if jitted else measure
 
         def run(seed: int) -> Any:
             found, pairs = [], None
             keys = jax.random.split(jax.random.key(seed), len(ops))
             for i, (op, check, key) in enumerate(zip(ops, checks, keys, strict=True)):
-                pairs = program(op, key, pairs if warm and i % _COLD_EVERY else None, check)
+                pairs = measure(op, key, pairs if warm and i % _COLD_EVERY else None, check)
                 found.append(float(pairs.values[-1]))
             return np.asarray(found)
 
@@ -50,7 +50,7 @@ def _ours(warm: bool, certify: bool = True, jitted: bool = False) -> Any:
 _WARM = "start the pairs before, check the gradient, which training has and is no product; cold every 50"
 _COLD = "each measurement on its own, from the gradient and a random vector"
 _UNCERTIFIED = "cold starts and those after a jump end when the values meet the tolerance, as the others do"
-_JITTED = f"at most 30 products, inside of jit, and {_UNCERTIFIED}"
+_JITTED = f"at most {FEW} products, inside of jit, and {_UNCERTIFIED}"
 for _name, _warm, _options, _settings in (
     ("warm", True, {}, _WARM),
     ("warm, no certificate", True, {"certify": False}, f"{_WARM}; {_UNCERTIFIED}"),
