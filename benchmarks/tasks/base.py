@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import synthetic
 from benchmarks.cases import Case
-from benchmarks.networks import network_case
+from benchmarks.networks import STAGES, network_case
 from benchmarks.references import reference_of
 
 SIZES = ("tiny", "small", "full")
@@ -58,6 +58,10 @@ class Task:
     num_seeds: int = 1
     only: tuple[str, ...] | None = None
     of: str | None = None
+
+
+WITH_SPECTRA = (*(("mlp", stage) for stage in STAGES), ("transformer", "end"), ("vit", "end"))
+"""Networks that are small enough at size "small" for all of their eigenvalues."""
 
 
 def matrix_case(name: str, dimension: int) -> Case:

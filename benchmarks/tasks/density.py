@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.tasks.base import Group, Task, matrices, networks
+from benchmarks.tasks.base import WITH_SPECTRA, Group, Task, matrices, networks
 
 
 def wasserstein(nodes: Any, weights: Any, eigenvalues: np.ndarray) -> float:
@@ -28,9 +28,7 @@ def wasserstein(nodes: Any, weights: Any, eigenvalues: np.ndarray) -> float:
 
 
 def _groups(size: str) -> list[Group]:
-    places = [("linear", "end"), ("mlp", "init"), ("mlp", "end"), ("transformer", "end")]
-    if size == "tiny":
-        places = [("mlp", "end")]
+    places = [("mlp", "end")] if size == "tiny" else [("linear", "end"), *WITH_SPECTRA]
     found = matrices(size) + ([] if size == "full" else networks(size, *places))
     return [Group(name, make) for name, make in (found if size != "tiny" else found[-2:])]
 

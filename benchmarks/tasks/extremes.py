@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import Case
+from benchmarks.networks import STAGES
 from benchmarks.tasks.base import Group, Task, matrices, networks
 
 QUESTIONS = {
@@ -13,19 +14,17 @@ QUESTIONS = {
     "both ends": {"num_top": 1, "num_bottom": 1},
 }
 BOTH = ("indefinite", "mlp end", "lenet end")
+NAMES = ("mlp", "lenet", "vit", "transformer", "resnet18")
 FEW = (6, 8, 10, 12, 16, 20, 30, 50)
 """Budgets where one eigenvalue, or one at each end, is wanted."""
 
 
 def _groups(size: str) -> list[Group]:
-    stages = [("mlp", stage) for stage in ("init", "mid", "end")]
-    others = [("logistic", "end"), *stages, ("lenet", "end"), ("vit", "end"), ("transformer", "end")]
-    if size == "tiny":
-        others = [("mlp", "end")]
-    elif size == "full":
-        others = [*stages, ("lenet", "end"), ("resnet18", "end"), ("vit", "end"), ("transformer", "end")]
+    places = [(name, stage) for name in NAMES for stage in STAGES]
+    if size != "full":
+        places = [("mlp", "end")] if size == "tiny" else [("logistic", "end"), *places]
     found = []
-    for name, make in matrices(size, ("outliers", "indefinite", "polynomial")) + networks(size, *others):
+    for name, make in matrices(size, ("outliers", "indefinite", "polynomial")) + networks(size, *places):
         for setting, options in QUESTIONS.items():
             if setting == "top 5" or name in BOTH:
                 few = None if setting == "top 5" or size == "tiny" else FEW

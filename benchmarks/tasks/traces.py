@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.tasks.base import Group, Task, matrices, networks, relative_error
+from benchmarks.tasks.base import WITH_SPECTRA, Group, Task, matrices, networks, relative_error
 
-_PLACES = (("mlp", "init"), ("mlp", "end"), ("transformer", "end"))
+_TINY = ("exponential", "mlp end")
 _BUDGETS = {"tiny": (30,), "small": (30, 60), "full": (30, 60, 120)}
 
 
 def _trace_groups(size: str) -> list[Group]:
-    found = matrices(size) + ([] if size == "full" else networks(size, *_PLACES))
-    return [Group(*pair) for pair in (found if size != "tiny" else [found[2], found[7]])]
+    found = matrices(size) + ([] if size == "full" else networks(size, *WITH_SPECTRA))
+    return [Group(*pair) for pair in found if size != "tiny" or pair[0] in _TINY]
 
 
 def _trace_score(answer: Any, case: Case, group: Group) -> dict[str, float]:
@@ -23,8 +23,8 @@ def _trace_score(answer: Any, case: Case, group: Group) -> dict[str, float]:
 
 def _diagonal_groups(size: str) -> list[Group]:
     found = matrices(size, ("exponential", "outliers", "indefinite"))
-    found += [] if size == "full" else networks(size, *_PLACES)
-    return [Group(*pair) for pair in (found if size != "tiny" else [found[0], found[4]])]
+    found += [] if size == "full" else networks(size, *WITH_SPECTRA)
+    return [Group(*pair) for pair in found if size != "tiny" or pair[0] in _TINY]
 
 
 def _diagonal_score(answer: Any, case: Case, group: Group) -> dict[str, float]:
