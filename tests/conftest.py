@@ -7,17 +7,15 @@ import jax
 import pytest
 
 from cljax._cpu_threads import enough_threads
+from tests.flags import COMPILE_FAST
 
 _FLAGS = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_force_host_platform_device_count=8",
     # eight devices take turns on few cores: a collective may wait long for its last participant without being stuck
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    # the tests compile thousands of small programs and run each once
-    "--xla_backend_optimization_level=0",
+    COMPILE_FAST,
 ]
-if jax.__version_info__ < (0, 11):  # an unknown flag is fatal, and later versions do not know this one
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 enough_threads()
 

@@ -22,6 +22,7 @@ from cljax.training.bounds import run_bounds
 from cljax.training.checkpoint import Checkpoints
 from cljax.training.run import make_run
 from cljax.training.spectrum import checkpoint_spectrum
+from tests.flags import COMPILE_FAST
 from tests.problems import SHANNON
 from tests.process_worker import apply_fn, eigenvalues, problem
 from tests.runs import assert_close, flags, read_rows, tiny
@@ -39,7 +40,7 @@ def launch(num_processes, task, devices=1, awaited=None, absent=()):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    xla = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    xla = f"--xla_force_host_platform_device_count={devices} {COMPILE_FAST}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}
     command = [sys.executable, "-m", "tests.process_worker", coordinator, str(num_processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

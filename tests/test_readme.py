@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.flags import COMPILE_FAST
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), flags=re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -38,7 +40,7 @@ def run(command, folder):
     program, *arguments = shlex.split(command)
     module = [sys.executable, "-m", "cljax", *arguments, *(["--quiet"] if "track" in arguments else [])]
     assert program == "cljax"
-    flags = {"XLA_FLAGS": "", "COLUMNS": "200", "PYTHONPATH": str(README.parent)}
+    flags = {"XLA_FLAGS": COMPILE_FAST, "COLUMNS": "200", "PYTHONPATH": str(README.parent)}
     done = subprocess.run(module, cwd=folder, env=os.environ | flags, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
