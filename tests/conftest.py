@@ -1,5 +1,6 @@
 """Eight fake devices, silent rank promotion forbidden, float64 only where a test asks for it."""
 
+import gc
 import os
 import pathlib
 
@@ -18,6 +19,8 @@ _FLAGS = [
 ]
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 enough_threads()
+# programs that are traced are many small objects, hardly any of them garbage: looking for it took a sixth of the time
+gc.set_threshold(50_000, 20, 20)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

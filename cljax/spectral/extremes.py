@@ -69,7 +69,7 @@ def extreme_eigenpairs(
         num_top: static, how many of the greatest.
         num_bottom: static, how many of the least.
         tol: relative error at which a pair counts as converged.
-        max_products: static, most products.
+        max_products: static, most products. In the compiled loop each step reads a basis with a place for every one.
         start: None, or what a previous call returned for a nearby operator. With as many pairs as are wanted now, a
             warm start; otherwise its vectors are start vectors like others.
         check: None, or a vector of the operator's space in which a new extreme eigenvector is likely to show, such as
@@ -84,7 +84,8 @@ def extreme_eigenpairs(
         memory: static, how the vectors are kept: all of them, at most a given number, in bfloat16, or on the host;
             ``spectral.plan`` says what each takes.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" or ``HostLoop`` (a loop of compiled
-            steps; with progress and checkpoints), or "auto".
+            steps; with progress and checkpoints), or "auto". Where products take less than a millisecond on a CPU, a
+            search inside of a jit of the caller takes a half to a third of the time, and longer to compile.
 
     Returns:
         The pairs with residuals and status. NaN in the operator gives NaN values, not converged. Values are
