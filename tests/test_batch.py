@@ -11,8 +11,6 @@ from cljax._batch import as_batch, split_batch, weighted_mean
 from tests.oracles import tolerance
 from tests.problems import NAMES, problem
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1, 3, 5, 100])

@@ -13,8 +13,6 @@ from cljax import losses, theory
 from tests.oracles import eps
 from tests.test_losses import REGULARIZERS, targets_like
 
-pytestmark = pytest.mark.fast
-
 
 def shannon(p):
     p = np.asarray(p, float).reshape(-1)

@@ -12,8 +12,6 @@ from cljax.training.checkpoint import Checkpoints
 from cljax.training.metrics import TIMING_FIELDS, EventLog
 from tests.runs import read_rows, tiny
 
-pytestmark = pytest.mark.fast
-
 FIELDS = {
     *("step", "epoch", "learning_rate", "two_over_lr"),
     *("train_loss", "test_loss", "train_accuracy", "test_accuracy", "curvature_loss"),

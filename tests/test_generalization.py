@@ -11,8 +11,6 @@ from scipy.special import logsumexp
 from cljax import losses, theory
 from cljax.theory.laws import gini, renyi_half_size, shannon, total_variation
 
-pytestmark = pytest.mark.fast
-
 SEEDS = given(seed=st.integers(0, 10**6))
 FEW = settings(deadline=None, max_examples=40)
 SHANNON = losses.fenchel_young(losses.shannon())

@@ -7,7 +7,6 @@ import pytest
 
 from cljax import losses
 
-pytestmark = pytest.mark.fast
 REGULARIZERS = [losses.shannon(), losses.tsallis(1.2), losses.tsallis(1.5), losses.sparsemax(), losses.tsallis(3.0)]
 EACH = pytest.mark.parametrize("regularizer", REGULARIZERS, ids=str)
 
