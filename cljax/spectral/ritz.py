@@ -114,7 +114,7 @@ def _leading_eigh(matrix: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Ar
     if on_host(matrix):  # not finite
         return eigh(matrix)
     capacity = matrix.shape[0]
-    sizes = [size for size in (2**k for k in range(4, 16)) if 2 * size < capacity]
+    sizes = [size for size in (2**k for k in range(3, 16)) if 3 * size < 2 * capacity]
 
     def of_size(size: int) -> Callable[[], tuple[jax.Array, jax.Array]]:
         def run() -> tuple[jax.Array, jax.Array]:
