@@ -11,7 +11,6 @@ import pytest
 
 from cljax import cli, training
 from cljax._unread import NOT_READ
-from tests.flags import COMPILE_FAST
 from tests.runs import flags, read_rows, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -198,7 +197,8 @@ def test_a_reader_that_has_enough_is_no_error(command):
 
 @pytest.mark.fast
 def test_in_a_process_of_its_own(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": COMPILE_FAST}
+    """With the compiler's options as users have them."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     module = [sys.executable, "-m", "cljax"]
     config = tiny(tmp_path, num_steps=2, measure_every=2, density_probes=0)
     runs = [["track", *flags(config), "--quiet"], ["track", *flags(config)], ["track", "--model", "lennet"], ["trakc"]]

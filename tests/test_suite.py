@@ -65,6 +65,9 @@ def test_extremes():
     assert {"cljax", "cljax, budget", "matfree Lanczos", "jax lobpcg_standard", "ARPACK"} <= ran
     assert rows["matfree Lanczos"]["products"] == 40
     assert 0 < rows["cljax, budget"]["products"] <= 40
+    plain, jitted = (rows[f"cljax, no certificate{words}"] for words in ("", ", jitted"))
+    assert jitted["products"] == plain["products"]
+    np.testing.assert_allclose(jitted["error"]["median"], plain["error"]["median"], atol=1e-6)
 
 
 def test_densities():
@@ -103,6 +106,8 @@ def test_tracked():
     group = TASKS["tracked"].groups("tiny")[0]
     rows = rows_of("tracked", group.make(), 20)
     assert {"cljax, warm", "cljax, cold", "ARPACK, warm", "matfree Lanczos, warm"} <= check(rows, 0.1)
+    for name in ("cljax, warm, no certificate", "cljax, cold, no certificate"):
+        assert rows[f"{name}, jitted"]["products"] == rows[name]["products"]
     assert rows["cljax, warm"]["products"] < rows["cljax, cold"]["products"]
 
 

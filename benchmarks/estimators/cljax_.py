@@ -9,7 +9,9 @@ from jax.flatten_util import ravel_pytree
 from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
 from cljax import spectral
 
-MOST, FEW = 100, 30
+MOST = 100
+MOST_JITTED = 30
+"""Products at most inside of jit, where a search reads a basis with a place for each of them in every step."""
 _UNCERTIFIED: dict[str, Any] = {"certify": False, "criterion": "value"}
 
 
@@ -43,16 +45,16 @@ def extremes_uncertified(request: Request) -> Any:
 
 
 @estimator(
-    "cljax, jitted",
+    "cljax, no certificate, jitted",
     "extremes",
     control="tolerance",
-    settings=f"as cljax, no certificate, of at most {FEW} products, inside of jit",
+    settings=f"as cljax, no certificate, inside of jit, of at most {MOST_JITTED} products",
 )
 def extremes_jitted(request: Request) -> Any:
-    """The same by one program, whose steps read a basis of as many places as there may be products."""
+    """The same by one program of the caller."""
     op, tol = request.op, request.tolerance
-    most = min(FEW, request.dimension)
-    sizes = {"num_top": request.num_top, "num_bottom": request.num_bottom, "max_products": most}
+    sizes = {"num_top": request.num_top, "num_bottom": request.num_bottom}
+    sizes["max_products"] = min(MOST_JITTED, request.dimension)
     return lambda seed: np.asarray(jitted_search(op, jax.random.key(seed), tol, **sizes).values)
 
 
@@ -179,12 +181,16 @@ def _plain_gradient(objective: Any, params: Any, batch: Any) -> Any:
     return jax.grad(objective)(params, batch)
 
 
-def _search(op: Any, key: Any, tol: Any, start: Any = None, check: Any = None, **options: Any) -> Any:
-    return spectral.extreme_eigenpairs(op, key, tol=tol, start=start, check=check, **_UNCERTIFIED, **options)
+def search(
+    op: Any, key: Any, tol: Any, start: Any = None, check: Any = None, certify: bool = False, **options: Any
+) -> Any:
+    """Extreme eigenpairs to a tolerance of their values."""
+    options |= {"criterion": "value", "certify": certify}
+    return spectral.extreme_eigenpairs(op, key, tol=tol, start=start, check=check, **options)
 
 
-jitted_search = jax.jit(_search, static_argnames=("num_top", "num_bottom", "max_products"))
-"""A search inside of jit, one program for all tolerances."""
+jitted_search = jax.jit(search, static_argnames=("certify", "num_top", "num_bottom", "max_products"))
+"""The same inside of jit, one program for all tolerances."""
 
 gradient = jax.jit(_plain_gradient, static_argnums=0)
 """``gradient(objective, params, batch)``, compiled."""

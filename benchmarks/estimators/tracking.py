@@ -1,18 +1,19 @@
 """The top eigenvalue at many points of a training run, each search started from the one before where that can be."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from benchmarks.estimators.base import Request, estimator, flat_product
-from benchmarks.estimators.cljax_ import FEW, gradient, jitted_search
+from benchmarks.estimators.cljax_ import MOST, MOST_JITTED, gradient, jitted_search, search
 from benchmarks.estimators.pyhessian_ import counting, make_hessian
 from benchmarks.estimators.torch_operators import seeded
 from benchmarks.synthetic import torch_device
-from cljax import spectral
 
 _COLD_EVERY = 50
 
@@ -21,24 +22,20 @@ def _points(request: Request) -> list[Request]:
     return [dataclasses.replace(request, case=point) for point in request.case.points]
 
 
-def _ours(warm: bool, certify: bool = True, jitted: bool = False) -> Any:
+def _ours(warm: bool, certify: bool, jitted: bool = False) -> Any:
     def setup(request: Request) -> Any:
         points = _points(request)
         ops = [point.op for point in points]
         checks = [gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
-        tol = request.tolerance
-
-        def measure(op: Any, key: Any, start: Any, check: Any) -> Any:
-            if jitted:
-                return jitted_search(op, key, tol, start, check, max_products=FEW)
-            options: dict[str, Any] = {"tol": tol, "criterion": "value", "certify": certify}
-            return spectral.extreme_eigenpairs(op, key, start=start, check=check, **options)
+        tol, measure = request.tolerance, jitted_search if jitted else search
+        options: dict[str, Any] = {"certify": certify, "max_products": MOST_JITTED if jitted else MOST}
 
         def run(seed: int) -> Any:
             found, pairs = [], None
             keys = jax.random.split(jax.random.key(seed), len(ops))
             for i, (op, check, key) in enumerate(zip(ops, checks, keys, strict=True)):
-                pairs = measure(op, key, pairs if warm and i % _COLD_EVERY else None, check)
+                start = pairs if warm and i % _COLD_EVERY else None
+                pairs = measure(op, key, tol, start, check, **options)
                 found.append(float(pairs.values[-1]))
             return np.asarray(found)
 
@@ -47,32 +44,35 @@ def _ours(warm: bool, certify: bool = True, jitted: bool = False) -> Any:
     return setup
 
 
-_WARM = "start the pairs before, check the gradient, which training has and is no product; cold every 50"
-_COLD = "each measurement on its own, from the gradient and a random vector"
-_UNCERTIFIED = "cold starts and those after a jump end when the values meet the tolerance, as the others do"
-_JITTED = f"at most {FEW} products, inside of jit, and {_UNCERTIFIED}"
-for _name, _warm, _options, _settings in (
-    ("warm", True, {}, _WARM),
-    ("warm, no certificate", True, {"certify": False}, f"{_WARM}; {_UNCERTIFIED}"),
-    ("warm, jitted", True, {"certify": False, "jitted": True}, f"{_WARM}; {_JITTED}"),
-    ("cold", False, {}, _COLD),
-    ("cold, jitted", False, {"certify": False, "jitted": True}, f"{_COLD}; {_JITTED}"),
-):
-    estimator(f"cljax, {_name}", "tracked", control="tolerance", settings=_settings)(_ours(_warm, **_options))
+_GRADIENT = "the gradient, which training has, is no product and is not timed"
+_WARM = f"start the pairs before, check {_GRADIENT}; cold every {_COLD_EVERY}"
+_COLD = f"each measurement on its own, from {_GRADIENT}, and a random vector"
+_SOONER = "searches that are cold end when the values meet the tolerance, as the others do"
+_JITTED = f"inside of jit, of at most {MOST_JITTED} products"
+for _name, _warm, _settings in (("warm", True, _WARM), ("cold", False, _COLD)):
+    _make = partial(estimator, task="tracked", control="tolerance")
+    _make(f"cljax, {_name}", settings=_settings)(_ours(_warm, True))
+    _make(f"cljax, {_name}, no certificate", settings=f"{_settings}; {_SOONER}")(_ours(_warm, False))
+    _make(f"cljax, {_name}, no certificate, jitted", settings=f"{_settings}; {_SOONER}; {_JITTED}")(
+        _ours(_warm, False, jitted=True)
+    )
 
 
-def _arpack(warm: bool, number: int | None) -> Any:
+def _arpack(begin: str, number: int | None) -> Any:
     def setup(request: Request) -> Any:
         import scipy.sparse.linalg as sla
 
         points = _points(request)
+        networks = [p.case.network for p in points if begin == "the gradient"]
+        starts = [np.asarray(ravel_pytree(gradient(n.objective, n.params, n.batch))[0]) for n in networks]
 
         def run(seed: int) -> Any:
             found, start = [], request.start(seed)
-            for point in points:
+            for i, point in enumerate(points):
+                start = starts[i] if starts else start
                 options: dict[str, Any] = {"k": 1, "which": "LA", "tol": request.tolerance, "ncv": number}
                 values, vectors = sla.eigsh(point.scipy_operator, v0=start, **options)
-                start = vectors[:, 0] if warm else start
+                start = vectors[:, 0] if begin == "the vector before" else start
                 found.append(values[0])
             return np.asarray(found)
 
@@ -81,13 +81,19 @@ def _arpack(warm: bool, number: int | None) -> Any:
     return setup
 
 
-for _name, _warm, _number in (
-    ("ARPACK, cold", False, None),
-    ("ARPACK, warm", True, None),
-    ("ARPACK, warm, few vectors", True, 4),
+for _name, _begin in (
+    ("cold", "random"),
+    ("warm", "the vector before"),
+    ("from the gradient", "the gradient"),
 ):
-    _settings = f"eigsh, ncv {_number or 'its default'}, v0 {'the vector before' if _warm else 'random'}"
-    estimator(_name, "tracked", package="scipy", control="tolerance", settings=_settings)(_arpack(_warm, _number))
+    for _words, _number in (("", None), (", few vectors", 4)):
+        estimator(
+            f"ARPACK, {_name}{_words}",
+            "tracked",
+            package="scipy",
+            control="tolerance",
+            settings=f"eigsh, ncv {_number or 'its default'}, v0 {_begin}",
+        )(_arpack(_begin, _number))
 
 
 @estimator(

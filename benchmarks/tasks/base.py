@@ -61,7 +61,7 @@ class Task:
 
 
 WITH_SPECTRA = (*(("mlp", stage) for stage in STAGES), ("transformer", "end"), ("vit", "end"))
-"""Networks that are small enough at size "small" for all of their eigenvalues."""
+"""Some networks that are small enough at size "small" for all of their eigenvalues."""
 
 
 def matrix_case(name: str, dimension: int) -> Case:

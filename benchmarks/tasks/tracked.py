@@ -22,4 +22,5 @@ TRACKED = Task(
     _score,
     tolerances={"tiny": (1e-2,), "small": (1e-2, 1e-3, 1e-4), "full": (1e-2, 1e-3)},
     budgets={"tiny": (6,), "small": (3, 5, 8, 12, 20), "full": (5, 10, 20)},
+    num_seeds=3,
 )

@@ -69,7 +69,8 @@ def extreme_eigenpairs(
         num_top: static, how many of the greatest.
         num_bottom: static, how many of the least.
         tol: relative error at which a pair counts as converged.
-        max_products: static, most products. In the compiled loop each step reads a basis with a place for every one.
+        max_products: static, most products. In the compiled loop each step reads the whole basis, which
+            has a place for every one unless ``memory`` keeps fewer.
         start: None, or what a previous call returned for a nearby operator. With as many pairs as are wanted now, a
             warm start; otherwise its vectors are start vectors like others.
         check: None, or a vector of the operator's space in which a new extreme eigenvector is likely to show, such as
@@ -85,7 +86,8 @@ def extreme_eigenpairs(
             ``spectral.plan`` says what each takes.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" or ``HostLoop`` (a loop of compiled
             steps; with progress and checkpoints), or "auto". Where products take less than a millisecond on a CPU, a
-            search inside of a jit of the caller takes a half to a third of the time, and longer to compile.
+            search inside of a jit of the caller, with ``max_products`` near what it needs, takes a half to a third of
+            the time of the host loop, and longer to compile.
 
     Returns:
         The pairs with residuals and status. NaN in the operator gives NaN values, not converged. Values are
