@@ -12,7 +12,6 @@ from cljax import spectral
 MOST = 100
 MOST_JITTED = 30
 """Products at most inside of jit, where a search reads a basis with a place for each of them in every step."""
-_UNCERTIFIED: dict[str, Any] = {"certify": False, "criterion": "value"}
 
 
 @estimator("cljax", "extremes", control="tolerance", settings="defaults, at most 100 products; goes on to 1e-6")
@@ -73,7 +72,7 @@ def extremes_from_the_gradient(request: Request) -> Any:
 
 
 def _uncertified(request: Request, network: Any = None) -> Any:
-    return _extremes(request, network, tol=request.tolerance, **_UNCERTIFIED)
+    return _extremes(request, network, tol=request.tolerance, certify=False, criterion="value")
 
 
 def _extremes(request: Request, network: Any = None, **options: Any) -> Any:

@@ -49,8 +49,8 @@ _WARM = f"start the pairs before, check {_GRADIENT}; cold every {_COLD_EVERY}"
 _COLD = f"each measurement on its own, from {_GRADIENT}, and a random vector"
 _SOONER = "searches that are cold end when the values meet the tolerance, as the others do"
 _JITTED = f"inside of jit, of at most {MOST_JITTED} products"
+_make = partial(estimator, task="tracked", control="tolerance")
 for _name, _warm, _settings in (("warm", True, _WARM), ("cold", False, _COLD)):
-    _make = partial(estimator, task="tracked", control="tolerance")
     _make(f"cljax, {_name}", settings=_settings)(_ours(_warm, True))
     _make(f"cljax, {_name}, no certificate", settings=f"{_settings}; {_SOONER}")(_ours(_warm, False))
     _make(f"cljax, {_name}, no certificate, jitted", settings=f"{_settings}; {_SOONER}; {_JITTED}")(

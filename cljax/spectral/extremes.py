@@ -86,7 +86,7 @@ def extreme_eigenpairs(
             ``spectral.plan`` says what each takes.
         driver: "compiled" (one program, for accelerators and inside of jit), "host" or ``HostLoop`` (a loop of compiled
             steps; with progress and checkpoints), or "auto". Where products take less than a millisecond on a CPU, a
-            search inside of a jit of the caller, with ``max_products`` near what it needs, takes a half to a third of
+            search inside of a jit of the caller, with ``max_products`` near what it needs, takes a half to a quarter of
             the time of the host loop, and longer to compile.
 
     Returns:
