@@ -19,7 +19,7 @@ from benchmarks import (
     bench_structure,
 )
 from benchmarks.compare import compare
-from benchmarks.estimators import load_builtin, load_file
+from benchmarks.estimators import estimators_of, load_builtin, load_file
 from benchmarks.harness import environment, prepare_output, read_results
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
 from benchmarks.report import write_report
@@ -118,17 +118,22 @@ class Run:
         for name in names:
             lookup("suite", dict.fromkeys(SUITES), name)
         lookup("size", dict.fromkeys(SIZES), self.size)
-        networks_alone = [name for name in names if name in BENCHMARKS]
-        for name in self.problems if len(networks_alone) == len(names) else ():
-            lookup("problem", PROBLEMS, name)
         if self.width is not None and "resnet18" not in (self.problems or PROBLEMS):
             raise ValueError("width: expected resnet18 among the problems, the only one that has it")
         repeats = None if self.repeats is None else check_positive_int("repeats", self.repeats, minimum=0)
         size = self.size if self.size != "auto" else "small" if jax.default_backend() == "cpu" else "full"
+        groups = [group for name in names if name in TASKS for group in TASKS[name].groups(size)]
+        problems = [*PROBLEMS] if set(names) & set(BENCHMARKS) else []
+        problems += [word for group in groups for word in (group.case, group.key)]
+        for name in self.problems:
+            lookup("problem", dict.fromkeys(problems), name)
         paths = {name: self._path(name, len(names) == 1, size) for name in names}
         load_builtin()
         for path in self.estimators:
             load_file(path)
+        tasks = [TASKS[name].of or name for name in names if name in TASKS]
+        for name in self.only:
+            lookup("estimator", {e.name: e for task in tasks for e in estimators_of(task)}, name)
         jax.config.update("jax_enable_compilation_cache", False)  # a first call shall compile
         found = environment()
         console.print(f"jax {found['jax']} on {found['device']}, {found['num_cpus']} CPUs", highlight=False)

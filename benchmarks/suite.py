@@ -52,7 +52,7 @@ def run_task(
     chosen = [e for e in estimators_of(task.of or task.name) if e.name in wanted]
     versions = {e.name: e.version for e in chosen}
     for group in task.groups(size):
-        key = f"{group.case}, {group.setting}" if group.setting else group.case
+        key = group.key
         if cases and not {group.case, key} & set(cases):
             continue
         if store.has(key, versions):

@@ -294,6 +294,8 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
     for arguments, expected in [
         (("run", "prodcts"), f"suite: expected one of {SUITES}; got 'prodcts'; did you mean 'products'?"),
         (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
+        (("run", "extremes", "--size", "tiny", "--problems", "mlp end, top 6"), "got 'mlp end, top 6'; did you mean"),
+        (("run", "extremes", "--size", "tiny", "--only", "cljax, jited"), "estimator: expected one of "),
         (("run", "products", "--size", "huge"), "size: expected one of auto, tiny, small, full; got 'huge'"),
         (("run", "products", "--repeats", "-1"), "repeats: expected an integer of at least 0, got -1"),
         (("run", "products", "--batch-size", "0"), "batch_size: expected an integer of at least 1, got 0"),

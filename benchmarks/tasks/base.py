@@ -32,6 +32,11 @@ class Group:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     budgets: tuple[int, ...] | None = None
 
+    @property
+    def key(self) -> str:
+        """What results call it: the case and what is asked of it."""
+        return f"{self.case}, {self.setting}" if self.setting else self.case
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
