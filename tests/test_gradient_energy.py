@@ -10,8 +10,6 @@ from cljax import theory
 from tests.oracles import flat
 from tests.problems import NAMES, mlp, problem, smooth_huber
 
-pytestmark = pytest.mark.fast
-
 PER_EXAMPLE = [name for name in NAMES if name != "tokens"]
 
 
