@@ -63,6 +63,10 @@ class Run:
 
     "convolutions": each convolution in a Hessian product, as it is and written by rows, and the products with both.
 
+    "compile": first calls beside matfree's, and how soon a second command measures.
+
+    "memory": bytes of each way to keep the vectors, by XLA's analysis.
+
     $ python -m benchmarks run --suite products --problems mlp lenet --repeats 10 --output runs/mine
 
     $ python -m benchmarks run --suite products --problems resnet18 --size full --repeats 0 --output runs/mine
@@ -132,6 +136,10 @@ class Run:
         for path in self.estimators:
             load_file(path)
         tasks = [TASKS[name].of or name for name in names if name in TASKS]
+        if self.only and not tasks:
+            raise ValueError(
+                f"only: expected a suite that compares estimators ({', '.join(TASKS)}); got {', '.join(names)}"
+            )
         for name in self.only:
             lookup("estimator", {e.name: e for task in tasks for e in estimators_of(task)}, name)
         jax.config.update("jax_enable_compilation_cache", False)  # a first call shall compile
@@ -156,7 +164,8 @@ class Run:
         store = Store(path, benchmark, {}, self.overwrite)
         default = bench_compile.PROBLEMS if benchmark == "compile" else PROBLEMS
         for name in dict.fromkeys(self.problems or default):
-            lookup("problem", PROBLEMS, name)
+            if name not in PROBLEMS:  # of another suite of this run
+                continue
             batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
             batch_size = batch_size if self.batch_size is None else self.batch_size
             problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)

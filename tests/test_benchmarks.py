@@ -214,6 +214,14 @@ def test_tables(results, capsys, monkeypatch):
     assert "…" not in printed
 
 
+def test_problems_of_one_suite_are_none_of_another(tmp_path):
+    arguments = ["run", "products", "extremes", "--size", "tiny", "--repeats", "0", "--only", "cljax, budget"]
+    assert main(*arguments, "--problems", "mlp", "mlp end, top 5", "--output", tmp_path) == 0
+    products, extremes = (harness.read_results(tmp_path / f"{name}.json") for name in ("products", "extremes"))
+    assert set(products["problems"]) == {"mlp"}
+    assert {row["group"] for row in extremes["rows"]} == {"mlp end, top 5"}
+
+
 def test_width_reaches_the_model():
     problem = create_problem("resnet18", "tiny", width=4)
     assert problem.params["stem_conv"]["kernel"].shape == (3, 3, 3, 4)
@@ -296,6 +304,7 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
         (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
         (("run", "extremes", "--size", "tiny", "--problems", "mlp end, top 6"), "got 'mlp end, top 6'; did you mean"),
         (("run", "extremes", "--size", "tiny", "--only", "cljax, jited"), "estimator: expected one of "),
+        (("run", "products", "--only", "cljax"), "only: expected a suite that compares estimators (peer_products,"),
         (("run", "products", "--size", "huge"), "size: expected one of auto, tiny, small, full; got 'huge'"),
         (("run", "products", "--repeats", "-1"), "repeats: expected an integer of at least 0, got -1"),
         (("run", "products", "--batch-size", "0"), "batch_size: expected an integer of at least 1, got 0"),
