@@ -28,7 +28,7 @@ from benchmarks.suite import run_task
 from benchmarks.tasks import TASKS
 from cljax._checks import check_positive_int
 from cljax._cpu_threads import enough_threads
-from cljax._registry import lookup
+from cljax._registry import did_you_mean, lookup
 from cljax._unread import Console, reader_is_gone, write_nowhere
 
 BENCHMARKS = {
@@ -130,11 +130,14 @@ class Run:
         problems = [*PROBLEMS] if set(names) & set(BENCHMARKS) else []
         problems += [word for group in groups for word in (group.case, group.key)]
         for name in self.problems:
-            lookup("problem", dict.fromkeys(problems), name)
+            if name not in problems:
+                among = ", ".join(f"'{known}'" for known in dict.fromkeys(problems))
+                raise ValueError(f"problems: expected some of {among}; got {name!r}{did_you_mean(problems, name)}")
         paths = {name: self._path(name, len(names) == 1, size) for name in names}
         load_builtin()
         for path in self.estimators:
-            load_file(path)
+            for found in load_file(path):
+                lookup("task", TASKS, found.task)
         tasks = [TASKS[name].of or name for name in names if name in TASKS]
         if self.only and not tasks:
             raise ValueError(
@@ -143,8 +146,8 @@ class Run:
         for name in self.only:
             lookup("estimator", {e.name: e for task in tasks for e in estimators_of(task)}, name)
         jax.config.update("jax_enable_compilation_cache", False)  # a first call shall compile
-        found = environment()
-        console.print(f"jax {found['jax']} on {found['device']}, {found['num_cpus']} CPUs", highlight=False)
+        machine = environment()
+        console.print(f"jax {machine['jax']} on {machine['device']}, {machine['num_cpus']} CPUs", highlight=False)
         for name, path in paths.items():
             if name in BENCHMARKS:
                 self._networks(name, path, 10 if repeats is None else repeats, console)

@@ -82,9 +82,9 @@ def _section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterabl
         for setting in dict.fromkeys(row["setting"] for row in rows):
             asked = [row for row in rows if row["setting"] == setting]
             for tolerance in TOLERANCES if setting == "top 5" else TOLERANCES[1:2]:
-                title = f"**{setting}**, fewest products with which the error was at most {tolerance:g}"
+                title = f"**{setting}**, fewest products with an error of at most {tolerance:g} in three of four seeds"
                 yield title + "\n\n" + _table(asked, lambda rows, t=tolerance: _fewest(rows, t, products_of))
-            title = f"**{setting}**, seconds of the fastest run whose error was at most 0.001"
+            title = f"**{setting}**, seconds of the fastest run with an error of at most 0.001 in three of four seeds"
             yield title + "\n\n" + _table(asked, lambda rows: _fewest(rows, 1e-3, seconds_of))
     elif task in AT_A_BUDGET:
         budget = AT_A_BUDGET[task]
@@ -165,6 +165,13 @@ def _failures(rows: list[Row]) -> str:
     for row in rows:
         if row["status"] in {"missing", "failed", "not applicable"}:
             notes.setdefault((row["estimator"], row["status"], row.get("note", "")), []).append(row["group"])
+    names, groups = (
+        dict.fromkeys(row[what] for row in rows if row["status"] != "unit") for what in ("estimator", "group")
+    )
+    there = {(row["estimator"], row["group"]) for row in rows}
+    for name in names:
+        if absent := [group for group in groups if (name, group) not in there]:
+            notes[name, "not measured", ""] = absent
     lines = []
     for (name, status, note), groups in notes.items():
         where = ", ".join(dict.fromkeys(groups))

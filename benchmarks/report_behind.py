@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.report_rows import Row, error_of, groups_of, is_ours
+from benchmarks.report_rows import Row, groups_of, is_ours, reached_by
 
 TOLERANCES = (1e-2, 1e-3, 1e-5)
 TO_A_TOLERANCE = ("extremes",)
@@ -64,7 +64,7 @@ def _measures(task: str) -> Iterable[tuple[str, str, Any, Any]]:
 
 
 def _within(tolerance: float) -> Any:
-    return lambda row: (error := error_of(row)) is not None and error <= tolerance
+    return lambda row: (error := reached_by(row)) is not None and error <= tolerance
 
 
 def _products(row: Row) -> Range | None:

@@ -15,6 +15,7 @@ SUMMARIES = {
 
 COLUMNS = {
     "flops_in_gradients": "FLOPs / gradient",
+    "flops_of_whole_rows": "FLOPs / those of whole rows",
     "time_in_gradients": "time / gradient",
     "time_in_products": "time / products",
     "speedup": "speedup",

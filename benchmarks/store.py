@@ -57,6 +57,17 @@ class Store:
         found = {row.get("estimator"): row.get("version") for row in self.rows if _group(row) == group}
         return bool(found) and all(name in found and found[name] == version for name, version in versions.items())
 
+    def estimators(self, group: str) -> set[str]:
+        """Names of the estimators that a group has.
+
+        Args:
+            group: its key.
+
+        Returns:
+            The names; none where the group is not there.
+        """
+        return {row["estimator"] for row in self.rows if _group(row) == group and row["status"] != "unit"}
+
     def config(self, problem: str) -> Any:
         """What a case of the file was made of, None if it has none of that name.
 

@@ -37,7 +37,7 @@ def run_task(
     cases: Sequence[str] = (),
     names: Sequence[str] = (),
 ) -> None:
-    """Measure what the store does not have.
+    """Measure what the store does not have: of a group that it has, the estimators there beside what is new.
 
     Args:
         task: what to measure.
@@ -48,9 +48,9 @@ def run_task(
         cases: their names, or keys of groups ("mlp end, top 5"); all where empty.
         names: of estimators, all where empty.
     """
-    wanted = set(names or task.only or (e.name for e in estimators_of(task.of or task.name)))
-    chosen = [e for e in estimators_of(task.of or task.name) if e.name in wanted]
-    versions = {e.name: e.version for e in chosen}
+    known = {e.name: e for e in estimators_of(task.of or task.name)}
+    wanted = set(names or task.only or known) & set(known)
+    versions = {name: known[name].version for name in wanted}
     for group in task.groups(size):
         key = group.key
         if cases and not {group.case, key} & set(cases):
@@ -58,6 +58,14 @@ def run_task(
         if store.has(key, versions):
             console.print(f"{task.name}: {key}: is there", highlight=False)
             continue
+        there = store.estimators(
+            key
+        )  # measured again beside what is new: rows of a group were timed against each other
+        if unknown := there - set(known):
+            text = f"is left as it is, since it has {', '.join(sorted(unknown))}, which no file named here registers"
+            console.print(f"{task.name}: {key}: {text}", highlight=False)
+            continue
+        chosen = [known[name] for name in known if name in wanted | there]
         start = time.perf_counter()
         try:
             case = group.make()
@@ -101,18 +109,18 @@ def measure_group(
             request = _request(case, group, estimator, control)
             try:
                 row |= _score(task, group, estimator, request) | {"status": "ok"}
-                program, first, second = _timed(estimator, request) if repeats else (None, None, None)
+                timed = _timed(estimator, request) if repeats else None
             except NotApplicableError as error:
                 row |= {"status": "not applicable", "note": str(error)}
                 continue
             except Exception as error:  # whatever a peer raises is a result
                 row |= {"status": "failed", "note": f"{type(error).__name__}: {_line(error)}"}
                 continue
-            if program is None or first is None:
+            if timed is None:
                 continue
-            row["first_seconds"] = first
-            if second is None:
-                slow[estimator.name, control] = [first]
+            program, row["first_seconds"], second = timed
+            if second > SLOW:
+                slow[estimator.name, control] = [second]
             else:
                 programs[estimator.name, control] = program
     seconds = time_interleaved(programs, repeats) if repeats else {}
@@ -149,6 +157,8 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
             before = _COUNTER.read()
             answer = run(seed)
             products.append(_COUNTER.read() - before)
+            if estimator.counts and not products[-1]:
+                raise ArithmeticError(f"no product was counted for seed {seed}: multiply by what the request counts")
             if task.score is not None:
                 scores.append(task.score(answer, request.case, group))
                 if not all(math.isfinite(value) for value in scores[-1].values()):
@@ -162,21 +172,17 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
     return found
 
 
-def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, float | None]:
-    """The run without a counter, the seconds of its first call with all set-up, and of its second, None where slow."""
+def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, float]:
+    """The run without a counter, the seconds of its first call with all set-up, and of its second."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start = time.perf_counter()
         run = estimator.setup(request)
         jax.block_until_ready(run(0))
         first = time.perf_counter() - start
-        program = Program(lambda: run(0), None, first)
-        if first > 10 * SLOW:
-            return program, first, None
         start = time.perf_counter()
         jax.block_until_ready(run(0))
-        second = time.perf_counter() - start
-        return (program, second, None) if second > SLOW else (program, first, second)
+        return Program(lambda: run(0), None, first), first, time.perf_counter() - start
 
 
 def _unit(case: Case) -> Program:

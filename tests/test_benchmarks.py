@@ -301,7 +301,7 @@ def test_wrong_input_is_one_line(results, tmp_path, capsys):
     folder.mkdir(parents=True)
     for arguments, expected in [
         (("run", "prodcts"), f"suite: expected one of {SUITES}; got 'prodcts'; did you mean 'products'?"),
-        (("run", "products", "--problems", "mpl"), "problem: expected one of mlp, lenet, resnet18; got 'mpl'"),
+        (("run", "products", "--problems", "mpl"), "expected some of 'mlp', 'lenet', 'resnet18'; got 'mpl'"),
         (("run", "extremes", "--size", "tiny", "--problems", "mlp end, top 6"), "got 'mlp end, top 6'; did you mean"),
         (("run", "extremes", "--size", "tiny", "--only", "cljax, jited"), "estimator: expected one of "),
         (("run", "products", "--only", "cljax"), "only: expected a suite that compares estimators (peer_products,"),

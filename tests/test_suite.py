@@ -47,14 +47,14 @@ def rows_of(task, case, budget, names=None, **options):
     return {row["estimator"]: row for row in rows[1:]}
 
 
-def check(rows, most):
+def check(rows, most, counted=True):
     """What is installed ran within its budget, with an error that is at most what it is for all of them."""
     for name, row in rows.items():
         missing = row["version"] is None
         assert row["status"] in ({"missing"} if missing else {"ok", "not applicable"}), (name, row)
         if row["status"] == "ok":
             assert row["error"]["median"] <= most, (name, row)
-            assert (row["products"] is None) == (name.startswith("imate")), name
+            assert (row["products"] is None) == (not counted or name.startswith("imate")), name
     return {name for name, row in rows.items() if row["status"] == "ok"}
 
 
@@ -98,7 +98,7 @@ def test_products_and_energies():
     case = networks.network_case("mlp", "tiny")
     eps = 1e-6  # some ten roundings of float32
     assert {"cljax, in a solver", "cljax, alone"} <= check(rows_of("peer_products", case, 1, kind="hessian"), eps)
-    assert {"cljax", "jax vmap(grad)"} <= check(rows_of("gradient_energy", case, 1), eps)
+    assert {"cljax", "jax vmap(grad)"} <= check(rows_of("gradient_energy", case, 1), eps, False)
 
 
 @pytest.mark.slow
@@ -139,6 +139,49 @@ def test_a_claim_is_not_counted():
         0,
     )[1]
     assert row["products"] == 5
+
+
+def test_what_multiplies_beside_the_counter_or_answers_in_another_shape_has_failed():
+    case = matrix_case("indefinite", 16)
+    exact = case.reference.wanted(2, 0)
+
+    def row(task, answer, counted=True, **options):
+        def setup(request):
+            operator = request.scipy_operator
+            return lambda seed: (operator.matvec(request.start(seed)) if counted else None, answer)[1]
+
+        small = Task(task, "", lambda _: [], TASKS[task].score)
+        group = Group("indefinite", lambda: case, options=options)
+        return suite.measure_group(small, group, case, "tiny", [Estimator("e", task, setup)], 0)[1]
+
+    assert row("extremes", exact, num_top=2)["status"] == "ok"
+    assert "no product was counted" in row("extremes", exact, counted=False, num_top=2)["note"]
+    for task, answer, words in (
+        ("extremes", exact[:, None], "expected shape (2,), got (2, 1)"),
+        ("extremes", exact[:1], "expected shape (2,), got (1,)"),
+        ("diagonal", np.ones((16, 1)), "expected shape (16,), got (16, 1)"),
+        ("density", (np.ones(3), np.ones(7)), "expected shape (3,), got (7,)"),
+        ("density", (np.ones(2), np.asarray([2.0, -1.0])), "expected weights of at least 0, got -1"),
+    ):
+        assert words in row(task, answer, **({"num_top": 2} if task == "extremes" else {}))["note"]
+
+
+def test_a_slow_run_is_timed_once_and_apart_from_its_first_call(monkeypatch):
+    monkeypatch.setattr(suite, "SLOW", 0.0)
+    calls = []
+
+    def setup(request):
+        operator = request.scipy_operator
+        return lambda seed: (calls.append(seed), operator.matvec(request.start(seed)))[1][:1]
+
+    case = matrix_case("flat", 16)
+    task = Task("extremes", "", lambda _: [], None)
+    row = suite.measure_group(
+        task, Group("flat", lambda: case), case, "tiny", [Estimator("slow", "extremes", setup)], 3
+    )[1]
+    assert row["seconds"]["num_samples"] == 1
+    assert len(calls) == 3  # counted, first, timed
+    assert row["first_seconds"] != row["seconds"]["median"]
 
 
 def test_closed_forms_against_numpy():
@@ -183,7 +226,7 @@ def test_missing_failing_and_inapplicable_are_said():
         Estimator("gone", "extremes", fails, package="no_such_package"),
         Estimator("broken", "extremes", fails),
         Estimator("choosy", "extremes", declines),
-        Estimator("nan", "extremes", wrong),
+        Estimator("nan", "extremes", wrong, counts=False),
     ]
     case = matrix_case("flat", 16)
     task = Task("extremes", "", lambda _: [], TASKS["extremes"].score)
@@ -211,6 +254,7 @@ def test_a_file_grows_and_what_is_there_is_kept(tmp_path):
         ("a", "2"),
         ("b", "1"),
     ]  # in its place
+    assert store.estimators("a") == {"x"}
     with pytest.raises(ValueError, match="size"):
         Store(path, "extremes", {"size": "small"}, False)
     assert Store(path, "extremes", {"size": "small"}, True).rows == []
@@ -249,6 +293,52 @@ def test_a_users_file(tmp_path, capsys):
     assert "power: not applicable (finds one eigenvalue): indefinite, top 5" in text
 
 
+def test_what_a_group_has_is_measured_again_beside_what_is_new(tmp_path, capsys):
+    example = tmp_path / "mine.py"
+    example.write_text((ROOT / "benchmarks" / "examples" / "power_iteration.py").read_text())
+    arguments = ("run", "extremes", "--size", "tiny", "--problems", "indefinite, top 1", "--repeats", "0")
+    arguments = (*arguments, "--output", tmp_path)
+
+    def run(only, *options):
+        estimators.ESTIMATORS.pop(("extremes", "power"), None)
+        assert main(*arguments, "--only", only, *options) == 0
+        rows = harness.read_results(tmp_path / "extremes.json")["rows"]
+        return {row["estimator"]: row["version"] for row in rows if row["status"] != "unit"}, capsys.readouterr().out
+
+    try:
+        first, _ = run("power", "--estimators", example)
+        both, _ = run("cljax, budget", "--estimators", example)
+        assert both == first | {"cljax, budget": both["cljax, budget"]}
+        found, printed = run("cljax")  # power is not registered
+        assert found == both
+        assert "is left as it is, since it has power" in printed
+        assert "is there" in run("power", "--estimators", example)[1]
+        example.write_text(example.read_text() + "# another one\n")
+        found, printed = run("power", "--estimators", example)
+        assert "is there" not in printed
+        assert found["power"] != both["power"]
+        assert set(found) == set(both)
+    finally:
+        estimators.ESTIMATORS.pop(("extremes", "power"), None)
+
+
+def test_a_users_file_that_fails_or_has_no_such_task_is_told(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    for text, expected in (
+        ("1 / 0", "mine.py failed: ZeroDivisionError: division by zero"),
+        (
+            'from benchmarks.estimators import estimator\n\n\n@estimator("mine", "extreme")\ndef setup(request): ...\n',
+            "task: expected one of peer_products, extremes",
+        ),
+    ):
+        path.write_text(text)
+        try:
+            assert main("run", "extremes", "--size", "tiny", "--estimators", path, "--output", tmp_path) == 2
+        finally:
+            estimators.ESTIMATORS.pop(("extreme", "mine"), None)
+        assert expected in capsys.readouterr().err
+
+
 def test_a_missing_peer_is_never_beaten(tmp_path):
     ok = {"status": "ok", "version": "1", "settings": "", "control": 100, "setting": "", "problem": "a", "group": "a"}
     spread = {"median": 0.1, "minimum": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1, "num_samples": 1}
@@ -257,12 +347,19 @@ def test_a_missing_peer_is_never_beaten(tmp_path):
         ok | {"estimator": "peer", "products": 100, "error": spread | {"median": 0.01, "upper_quartile": 0.02}},
         ok | {"estimator": "other", "products": 100, "error": spread | {"median": 0.05, "upper_quartile": 0.2}},
         ok | {"estimator": "gone", "status": "missing", "version": None},
+        ok | {"estimator": "peer", "problem": "b", "group": "b", "error": spread},
     ]
-    results = {"format": 1, "benchmark": "density", "environment": harness.environment(), "problems": {"a": {}}}
+    results = {
+        "format": 1,
+        "benchmark": "density",
+        "environment": harness.environment(),
+        "problems": {"a": {}, "b": {}},
+    }
     (tmp_path / "density.json").write_text(json.dumps(results | {"rows": rows}))
     text, _ = report.report_of(tmp_path)
     assert "| density | a | error with 100 products | 0.1 against 0.01 | cljax Lanczos, 1 probe | peer |" in text
     assert "- gone: missing: a" in text
+    assert "- other: not measured: b" in text
     assert "| gone | 0" not in text
 
 

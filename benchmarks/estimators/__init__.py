@@ -8,6 +8,7 @@ from benchmarks.estimators.base import (
     Request,
     estimator,
     estimators_of,
+    flat_product,
     load_file,
 )
 from benchmarks.estimators.builtin import load_builtin
@@ -20,6 +21,7 @@ __all__ = [
     "Request",
     "estimator",
     "estimators_of",
+    "flat_product",
     "load_builtin",
     "load_file",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -89,7 +90,7 @@ class Request:
         product, like = _linearize(self.case.op), tree.zeros_like(self.case.op.struct)
 
         def multiply(v: np.ndarray) -> np.ndarray:
-            return np.asarray(_apply(product, like, v.reshape(-1).astype(np.float32)))
+            return np.array(_apply(product, like, v.reshape(-1).astype(np.float32)))  # the caller's own, to write to
 
         n = self.dimension
         return sla.LinearOperator((n, n), matvec=self.count(multiply), dtype=np.float32)
@@ -173,6 +174,7 @@ class Estimator:
             how many products to use, "none" if there is nothing to choose.
         settings: how it is set, so that it is shown at its best.
         counts: whether its products can be counted.
+        revision: of a user's file: what tells its contents from others.
     """
 
     name: str
@@ -183,14 +185,17 @@ class Estimator:
     control: str = "none"
     settings: str = ""
     counts: bool = True
+    revision: str = ""
 
     @property
     def version(self) -> str | None:
-        """Version of its package, None where that is missing."""
+        """The revision of its file, or the version of its package; None where that is missing."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            return None
+        if self.revision:
+            return self.revision
         if not self.package:
             return importlib.metadata.version("cljax")
-        if importlib.util.find_spec(self.package) is None:
-            return None
         try:
             return importlib.metadata.version(self.distribution or self.package)
         except importlib.metadata.PackageNotFoundError:
@@ -275,7 +280,7 @@ def load_file(path: pathlib.Path) -> list[Estimator]:
         What it registered.
 
     Raises:
-        ValueError: if there is no such file, or it registers nothing.
+        ValueError: if there is no such file, it fails, or it registers nothing.
     """
     if not path.is_file() or path.suffix != ".py":
         raise ValueError(f"estimators: expected a Python file, got {path}")
@@ -283,8 +288,14 @@ def load_file(path: pathlib.Path) -> list[Estimator]:
     spec = importlib.util.spec_from_file_location(f"benchmarks_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    new = [found for key, found in ESTIMATORS.items() if key not in before]
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # whatever a user's file raises
+        raise ValueError(f"estimators: {path} failed: {type(error).__name__}: {error}") from error
+    new = [key for key in ESTIMATORS if key not in before]
     if not new:
         raise ValueError(f"estimators: expected {path} to register one with @estimator, got none")
-    return new
+    revision = f"file {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    for key in new:
+        ESTIMATORS[key] = dataclasses.replace(ESTIMATORS[key], revision=revision)
+    return [ESTIMATORS[key] for key in new]

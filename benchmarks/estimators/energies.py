@@ -9,14 +9,14 @@ from benchmarks.estimators.base import Request, estimator
 from cljax import theory
 
 
-@estimator("cljax", "gradient_energy", settings="theory.gradient_energy, defaults")
+@estimator("cljax", "gradient_energy", counts=False, settings="theory.gradient_energy, defaults")
 def ours(request: Request) -> Any:
     """In chunks that fit in memory."""
     net = request.case.network
     return lambda seed: float(theory.gradient_energy(net.apply_fn, net.loss, net.params, net.batch))
 
 
-@estimator("jax vmap(grad)", "gradient_energy", package="jax", settings="all gradients at once, jitted")
+@estimator("jax vmap(grad)", "gradient_energy", counts=False, package="jax", settings="all gradients at once, jitted")
 def plain(request: Request) -> Any:
     """What one writes without a library."""
     net = request.case.network
@@ -48,7 +48,13 @@ def squared_norms(net: Any, params: Any, inputs: Any, targets: Any) -> jax.Array
     return jax.vmap(one)(inputs, targets)
 
 
-@estimator("torch vmap(grad)", "gradient_energy", package="torch", settings="torch.func, all gradients at once, eager")
+@estimator(
+    "torch vmap(grad)",
+    "gradient_energy",
+    counts=False,
+    package="torch",
+    settings="torch.func, all gradients at once, eager",
+)
 def torch_plain(request: Request) -> Any:
     """The same in PyTorch."""
     import torch

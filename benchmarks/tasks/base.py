@@ -123,6 +123,25 @@ def networks(size: str, *places: tuple[str, str]) -> list[tuple[str, Callable[[]
     ]
 
 
+def answered(answer: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An answer as an array in float64.
+
+    Args:
+        answer: what an estimator returned.
+        shape: that the task asks for.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: if it has another shape, which would be broadcast.
+    """
+    found = np.asarray(answer, np.float64)
+    if found.shape != shape:
+        raise ValueError(f"answer: expected shape {shape}, got {found.shape}")
+    return found
+
+
 def relative_error(answer: Any, exact: np.ndarray) -> float:
     """‖answer − exact‖ / ‖exact‖ in float64."""
-    return float(np.linalg.norm(np.asarray(answer, np.float64) - exact) / np.linalg.norm(exact))
+    return float(np.linalg.norm(answered(answer, exact.shape) - exact) / np.linalg.norm(exact))

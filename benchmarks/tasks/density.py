@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.tasks.base import WITH_SPECTRA, Group, Task, matrices, networks
+from benchmarks.tasks.base import WITH_SPECTRA, Group, Task, answered, matrices, networks
 
 
 def wasserstein(nodes: Any, weights: Any, eigenvalues: np.ndarray) -> float:
@@ -35,6 +35,9 @@ def _groups(size: str) -> list[Group]:
 
 def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
     nodes, weights = answer
+    weights = answered(weights, np.shape(nodes))
+    if weights.min() < 0:
+        raise ValueError(f"answer: expected weights of at least 0, got {weights.min():g}")
     return {"error": wasserstein(nodes, weights, case.reference.eigenvalues)}
 
 

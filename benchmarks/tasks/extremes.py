@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.networks import STAGES
-from benchmarks.tasks.base import Group, Task, matrices, networks
+from benchmarks.tasks.base import Group, Task, answered, matrices, networks
 
 QUESTIONS = {
     "top 5": {"num_top": 5},
@@ -37,7 +37,7 @@ def _groups(size: str) -> list[Group]:
 
 def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
     exact = case.reference.wanted(group.options.get("num_top", 0), group.options.get("num_bottom", 0))
-    return {"error": float(np.max(np.abs(np.asarray(answer, np.float64) - exact) / np.abs(exact)))}
+    return {"error": float(np.max(np.abs(answered(answer, exact.shape) - exact) / np.abs(exact)))}
 
 
 EXTREMES = Task(

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.recorded import RUNS, summary, tracked_case
-from benchmarks.tasks.base import Group, Task
+from benchmarks.tasks.base import Group, Task, answered
 
 
 def _groups(size: str) -> list[Group]:
@@ -12,7 +12,8 @@ def _groups(size: str) -> list[Group]:
 
 
 def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
-    return summary(answer, case.reference.extremes[1])
+    exact = case.reference.extremes[1]
+    return summary(answered(answer, exact.shape), exact)
 
 
 TRACKED = Task(
