@@ -73,7 +73,7 @@ class Run:
 
     $ python -m benchmarks run --suite extremes density --size tiny --output runs/mine
 
-    $ python -m benchmarks run --suite extremes --estimators benchmarks/examples/power_iteration.py --only cljax power
+    $ python -m benchmarks run extremes --size tiny --output runs/my --estimators benchmarks/examples/power_iteration.py
     """
 
     names: Annotated[
@@ -103,7 +103,7 @@ class Run:
     estimators: tuple[pathlib.Path, ...] = ()
     """Python files that register further estimators, see benchmarks/README.md."""
     only: tuple[str, ...] = ()
-    """Names of estimators, all of a suite where not given."""
+    """Names of estimators, all of a suite where not given; those that a group has already are measured beside them."""
     batch_size: int | None = None
     """Examples in the batch of the first six suites, in place of those that the size has."""
     width: int | None = None

@@ -342,7 +342,7 @@ def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, caps
     dataclasses.replace(first, size="tiny", repeats=1).run(Console())
     assert (second.problems, second.size, second.repeats) == (("resnet18",), "full", 0)
     assert (third.suite, third.size) == (("extremes", "density"), "tiny")
-    assert (fourth.only, (ROOT / fourth.estimators[0]).exists()) == (("cljax", "power"), True)
+    assert (fourth.names, (ROOT / fourth.estimators[0]).exists()) == (("extremes",), True)
     comparison = parse(examples(command_line.Compare)[0])
     assert comparison.new.exists()
     assert (ROOT / comparison.old).exists()

@@ -252,5 +252,15 @@ def test_exact_on_models_of_every_kind(name, x64):
     found = curvature.structure_matrix(case.apply_fn, params, inputs)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
     np.testing.assert_array_equal(found, found.transpose(0, 2, 1))
+    num_scores = expected.shape[-1]
+    if num_scores > 1:  # on the complement of ones in a basis of its own: the same eigenvalues
+        basis = np.linalg.eigh(np.eye(num_scores) - 1 / num_scores)[1][:, 1:]
+        centered = curvature.structure_matrix(case.apply_fn, params, inputs, centered=True)
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(centered),
+            np.linalg.eigvalsh(basis.T @ expected @ basis),
+            rtol=0,
+            atol=1e-13 * np.abs(expected).max(),
+        )
     forms = [leaf.form for leaf in curvature.structure_report(case.apply_fn, params, inputs).leaves]
     assert " ".join(forms) == case.forms.replace(",", "")

@@ -89,7 +89,7 @@ def extremes(request: Request) -> Any:
     "curvlinops Lanczos", "density", control="budget", settings="fast_lanczos, one probe; nodes and weights", **_PEER
 )
 def density(request: Request) -> Any:
-    """Its quadrature before it is smoothed; its grid of bumps would only add to the error."""
+    """Its quadrature before it is smoothed."""
     from curvlinops.papyan2020traces.spectrum import fast_lanczos
 
     operator = make_operator(request)

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.estimators import NotApplicableError, Request, estimator
-from benchmarks.estimators.base import flat_product
+from benchmarks.estimators import NotApplicableError, Request, estimator, flat_product
 
 
 @estimator("power", "extremes", control="budget", settings="plain power iteration, jitted")
