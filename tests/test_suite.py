@@ -13,14 +13,16 @@ import scipy.stats
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import estimators, harness, networks, report, suite, synthetic
+from benchmarks import bench_products, estimators, harness, networks, report, suite, synthetic
 from benchmarks.counting import Counted, Counter
 from benchmarks.estimators import Estimator, NotApplicableError
 from benchmarks.estimators.base import flat_product
+from benchmarks.problems import Problem
 from benchmarks.store import Store
 from benchmarks.tasks import TASKS, Group, Task
 from benchmarks.tasks.base import matrix_case
 from benchmarks.tasks.density import wasserstein
+from benchmarks.tasks.products import SPECS
 from cljax import curvature, spectral
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -99,6 +101,15 @@ def test_products_and_energies():
     eps = 1e-6  # some ten roundings of float32
     assert {"cljax, in a solver", "cljax, alone"} <= check(rows_of("peer_products", case, 1, kind="hessian"), eps)
     assert {"cljax", "jax vmap(grad)"} <= check(rows_of("gradient_energy", case, 1), eps, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "transformer"])
+def test_flop_targets_of_networks_with_attention(name):
+    network = networks.trajectory(SPECS[name]["small"], (0,))[0]
+    problem = Problem(name, {}, network.params, network.apply_fn, network.loss, network.batch)
+    rows = bench_products.measure(problem, 0, operators=bench_products.TARGETS, forms=("linearized",))
+    assert [row["target_met"] for row in rows] == [None, True, True]
 
 
 @pytest.mark.slow
