@@ -119,8 +119,8 @@ def norm(a: PyTree) -> Scalar:
     """Euclidean norm over all leaves: a scalar; entries whose squares leave the dtype's range are scaled first."""
     a = to_work(a)
     greatest = on_shards(lambda v: jax.tree.map(lambda x: jnp.max(jnp.abs(x), initial=0), v), a, out="max")
-    unit = jnp.where((greatest > 0) & (greatest < jnp.inf), greatest, 1)
-    scaled = normalize(a, unit)
+    unit = jnp.where((greatest > 0) & (greatest < jnp.inf), invertible(greatest), 1)
+    scaled = jax.tree.map(lambda x: (x / unit).astype(x.dtype), a)
     return unit * jnp.sqrt(vdot(scaled, scaled))
 
 
@@ -141,7 +141,20 @@ def scale(alpha: jax.Array | float, a: PyTree) -> PyTree:
 
 def normalize(a: PyTree, length: jax.Array) -> PyTree:
     """``a / length`` in the dtypes of ``a``; the inverse of a tiny length may overflow where the quotient does not."""
+    # 0 may come out for a length beyond ``invertible``
     return jax.tree.map(lambda x: (x / length).astype(x.dtype), a)
+
+
+def invertible(length: jax.Array) -> jax.Array:
+    """``length``, at most the greatest number of its dtype whose inverse is not denormal."""
+    # for units of which only the order of magnitude counts: XLA divides by a scalar as it multiplies by the inverse,
+    # and a denormal one may count as 0
+    return jnp.minimum(length, 1 / jnp.finfo(length.dtype).tiny)
+
+
+def coarsest_eps(struct: PyTree) -> float:
+    """The greatest relative rounding of the dtypes of ``struct``, in which products with vectors like it come."""
+    return max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in jax.tree.leaves(struct))
 
 
 def axpy(alpha: jax.Array | float, x: PyTree, y: PyTree) -> PyTree:

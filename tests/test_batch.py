@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import curvature
+from cljax import curvature, losses
 from cljax._batch import as_batch, split_batch, weighted_mean
-from tests.oracles import tolerance
+from tests.oracles import dense_gauss_newton, tolerance
 from tests.problems import NAMES, problem
 
 
@@ -94,8 +94,6 @@ def test_bad_microbatch_size(size, error):
 
 @pytest.mark.parametrize("mask", [-100, 7])
 def test_masked_labels_reach_no_derivative(mask):
-    from cljax import curvature, losses
-
     loss = losses.fenchel_young(losses.shannon())
     objective = losses.objective(lambda w, x: x @ w, loss)
     x, w = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)), jnp.float32), jnp.ones((2, 3)) / 7
@@ -109,3 +107,71 @@ def test_masked_labels_reach_no_derivative(mask):
         lambda w, b: curvature.gauss_newton(lambda w, x: x @ w, loss, w, b) @ w,
     ):
         np.testing.assert_allclose(fn(w, masked), fn(w, plain), rtol=1e-5, atol=1e-7)
+
+
+def squared_error(scores, targets):
+    return jnp.sum((scores - targets) ** 2, axis=-1)
+
+
+REDUCED = {
+    "mean": (lambda s, y: jnp.mean(squared_error(s, y)), r"\(\)"),
+    "sum": (lambda s, y: jnp.sum(squared_error(s, y)), r"\(\)"),
+    "kept axis": (lambda s, y: jnp.mean(squared_error(s, y), axis=0, keepdims=True), r"\(1,\)"),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize("weight", [None, jnp.ones(3)])
+def test_a_reduced_loss_is_refused_before_anything_is_compiled(name, weight):
+    loss, shape = REDUCED[name]
+    params, batch = jnp.ones((2, 4)), cljax.Batch(jnp.ones((3, 2)), jnp.zeros((3, 4)), weight)
+    message = rf"^loss: expected one number for each example, shape \(batch, \.\.\.\), got shape {shape} for .*reduced"
+    objective = losses.objective(lambda w, x: x @ w, loss)
+    for fn in (objective, jax.grad(objective), jax.jit(objective).lower):
+        with pytest.raises(ValueError, match=message):
+            fn(params, batch)
+    for size in (None, 2):
+        op = curvature.gauss_newton(lambda w, x: x @ w, loss, params, batch, microbatch_size=size)
+        with pytest.raises(ValueError, match=message):
+            _ = op @ params
+        with pytest.raises(ValueError, match=message):
+            jax.jit(lambda op: op @ params).lower(op)
+
+
+@pytest.mark.parametrize("weighted", ["nothing", "sequences", "tokens"])
+@pytest.mark.parametrize("num", [3, 1])
+def test_losses_of_tokens_and_of_sequences_are_not_reduced(weighted, num, x64):
+    rng = np.random.default_rng(0)
+    w, x, y = (jnp.asarray(rng.standard_normal(shape)) for shape in ((2, 4), (num, 5, 2), (num, 5, 4)))
+    shape = {"nothing": None, "sequences": (num,), "tokens": (num, 5)}[weighted]
+    batch = cljax.Batch(x, y, shape and jnp.asarray(rng.random(shape)))
+
+    def apply_fn(w, x):
+        return jnp.tanh(x @ w)
+
+    def of_sequences(scores, targets):
+        return jnp.sum(squared_error(scores, targets), axis=-1)
+
+    mean = losses.objective(apply_fn, squared_error)(w, batch)
+    expected = dense_gauss_newton(apply_fn, squared_error, w, batch)
+    # the mean over sequences of a sum over 5 tokens is 5 times the mean over tokens, weights of tokens aside
+    for loss, factor in [(squared_error, 1), (of_sequences, 5)][: 1 if weighted == "tokens" else 2]:
+        np.testing.assert_allclose(losses.objective(apply_fn, loss)(w, batch), factor * mean, rtol=1e-13)
+        for size in (None, 2):
+            op = curvature.gauss_newton(apply_fn, loss, w, batch, microbatch_size=size)
+            bound = tolerance(jnp.float64, expected.size, factor * np.abs(expected).max())
+            np.testing.assert_allclose(curvature.to_dense(op), factor * expected, rtol=0, atol=bound)
+
+
+def test_the_check_of_the_losses_traces_once():
+    traces = []
+
+    def apply_fn(w, x):
+        traces.append(0)
+        return x @ w
+
+    objective = jax.jit(losses.objective(apply_fn, squared_error))
+    params, batch = jnp.ones((2, 4)), cljax.Batch(jnp.ones((3, 2)), jnp.zeros((3, 4)))
+    for _ in range(3):
+        objective(params, batch)
+    assert len(traces) == 1

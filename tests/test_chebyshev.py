@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from cljax import curvature, spectral
+from cljax.spectral.chebyshev import chebyshev_run
+from cljax.spectral.chebyshev_density import moments_are_of_a_density
+from cljax.spectral.recurrence import each_probe
 from tests.oracles import eps
 from tests.test_density import EIGENVALUES, MATRIX, probe_of
 from tests.test_lanczos import DRIVERS, operator, random_symmetric
@@ -214,3 +217,53 @@ def test_half_the_degree_are_products_and_parameters_do_not_retrace(driver):
         counts.append(len(traces))
     assert counts[0] == counts[2]
     assert len(products) == 3 * found.num_products == 3 * (4 + 3 * 5)
+
+
+HALF = {
+    "even": np.linspace(-1, 3, 50),
+    "far from 0": np.linspace(9, 10, 50),
+    "outlier": np.r_[np.linspace(0, 1, 49), 40.0],
+    "two": np.array([9.0, 10.0]),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_bounds_leave_room_for_the_rounding_of_half_precision(name):
+    entries = jnp.asarray(HALF[name], jnp.bfloat16)
+    op = curvature.FunctionOperator(times, entries, entries)
+    found = spectral.chebyshev_density(op, KEY, degree=10, driver="compiled")
+    room = 0.9 * eps(jnp.bfloat16) ** 0.5 * np.abs(HALF[name]).max()
+    assert found.low <= HALF[name].min() - room
+    assert found.high >= HALF[name].max() + room
+
+
+@pytest.mark.parametrize("degree", [100, 300])
+@pytest.mark.parametrize("name", HALF)
+def test_rounding_of_half_precision_is_no_eigenvalue_outside(name, degree):
+    eigenvalues = jnp.asarray(HALF[name], jnp.bfloat16)
+    width = 0.1 * float(np.abs(HALF[name]).max())
+    low, high = HALF[name].min() - width, HALF[name].max() + width
+
+    def moments(entries, dtype):
+        op = curvature.FunctionOperator(times, entries.astype(dtype), entries.astype(dtype))
+        return each_probe("compiled", op, KEY, 8, chebyshev_run, degree // 2, jnp.float32(low), jnp.float32(high))
+
+    rounded = moments(eigenvalues, jnp.bfloat16)
+    assert moments_are_of_a_density(rounded, low, high, eps(jnp.bfloat16))
+    assert moments_are_of_a_density(moments(eigenvalues, jnp.float32), low, high)
+    # what is outside still shows
+    outlier = eigenvalues.at[0].set(jnp.bfloat16(high + 0.3 * (high - low)))
+    assert not moments_are_of_a_density(moments(outlier, jnp.bfloat16), low, high, eps(jnp.bfloat16))
+
+
+@DRIVERS
+@pytest.mark.parametrize("name", HALF)
+def test_moments_of_an_operator_in_half_precision(name, driver):
+    entries = jnp.asarray(HALF[name], jnp.bfloat16)
+    mixed = {"half": entries, "single": jnp.asarray(HALF[name], jnp.float32)}
+    for of_one in (entries, mixed):
+        op = curvature.FunctionOperator(lambda v, d: jax.tree.map(jnp.multiply, v, d), of_one, of_one)
+        found = spectral.chebyshev_density(op, KEY, driver=driver)
+        assert found.bounds_held
+        size = np.abs(HALF[name]).max()
+        np.testing.assert_allclose(found.moments(1)[0], HALF[name].mean(), atol=eps(jnp.bfloat16) * size)

@@ -84,6 +84,26 @@ def test_jit_vmap_and_single_precision():
     np.testing.assert_allclose(again, found.value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_single(dtype):
+    f = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3)), dtype)
+    wide, y = f.astype(jnp.float32), jax.nn.softmax(f)
+    for fn, domain in ((half_square, "reals"), (entropy, "simplex")):
+        found, expected = losses.conjugate(fn, f, domain=domain), losses.conjugate(fn, wide, domain=domain)
+        assert found.converged.all()
+        assert found.value.dtype == found.argmax.dtype == found.gap.dtype == jnp.float32
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        gap = losses.legendre_gap(fn, y, f, domain=domain)
+        expected = losses.legendre_gap(fn, y.astype(jnp.float32), wide, domain=domain)
+        jax.tree.map(np.testing.assert_array_equal, gap, expected)
+    slope = jax.grad(lambda f: losses.conjugate(entropy, f, domain="simplex").value.sum())(f)
+    assert slope.dtype == dtype
+    np.testing.assert_allclose(slope.astype(float), found.argmax, rtol=eps(dtype))
+    again = losses.biconjugate(half_square, f)
+    assert again.value.dtype == jnp.float32
+    np.testing.assert_allclose(again.value, np.sum(np.square(wide), -1) / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "fn",
     [lambda y: -jnp.sum(y * y), lambda y: jnp.sum(y), lambda y: jnp.sum(y * jnp.nan)],

@@ -129,3 +129,24 @@ def test_gradient_of_an_entry(x64):
     step = 1e-5 * jnp.eye(x.size)[0]
     difference = (estimate(x + step) - estimate(x - step)) / 2e-5
     np.testing.assert_allclose(jax.grad(estimate)(x)[0], difference, rtol=1e-6)
+
+
+@DRIVERS
+@pytest.mark.parametrize("method", ["hutchinson", "xdiag"])
+def test_near_the_top_of_the_range(method, driver):
+    """Right where it is in range, else not finite; never 0."""
+    for size in (1e35, 1e37):
+        entries = jnp.asarray(size * np.arange(1, 31), jnp.float32)
+        op = curvature.FunctionOperator(times, entries, entries)
+        found = spectral.diagonal(op, KEY, method=method, tol=0.1, max_products=60, driver=driver)
+        if method == "xdiag" and size > 1e36:  # the norm of a product is out of range
+            assert np.isnan(found.mean).all()
+            assert not found.converged
+        else:
+            error = np.linalg.norm(np.asarray(found.mean / entries.max() - entries / entries.max(), float))
+            assert error <= 0.3 * np.linalg.norm(np.arange(1, 31) / 30)
+            assert np.all(found.mean > 0)
+
+
+def times(v, d):
+    return d * v

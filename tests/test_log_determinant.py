@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from scipy.stats import norm
 from scipy.stats import t as student
 
 from cljax import spectral
+from cljax.spectral.three_term import tridiagonal_pairs
 from tests.oracles import eps
 from tests.test_density import probe_of
 from tests.test_lanczos import DRIVERS, operator, random_symmetric
@@ -155,6 +157,52 @@ def test_gradient_without_reorthogonalization_is_that_of_differences(x64):
     step = eps(jnp.float64) ** (1 / 3)
     expected = (value(0.1 + step) - value(0.1 - step)) / (2 * step)
     np.testing.assert_allclose(jax.grad(value)(0.1), expected, rtol=64 * step**2)
+
+
+FEW = {
+    "low rank": np.r_[np.zeros(25), 1.0, 2.0, 3.0, 4.0, 5.0],
+    "identity": np.full(30, 1.7),
+    "three values": np.repeat([1.0, 2.5, 4.0], 10),
+    "symmetric": np.repeat([-1.0, 0.0, 1.0], 10),
+    "zero": np.zeros(30),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", FEW)
+def test_gradient_where_the_krylov_space_is_exhausted(name, turned, x64):
+    """Along a change that keeps the few eigenvalues and along one that parts them."""
+    start = random_symmetric(FEW[name]) if turned else np.diag(FEW[name])
+    settings = {"num_probes": 3, "num_steps": 12, "reorthogonalize": False, "driver": "compiled"}
+    key, step = jax.random.key(0), eps(jnp.float64) ** (1 / 3)
+    for change in (start, random_symmetric(np.linspace(-1, 1, 30), seed=1)):
+
+        def values(s, change=change):
+            op = operator(jnp.asarray(start) + s * jnp.asarray(change), jnp.float64)
+            moment = spectral.spectral_density(op, key, **settings).moments(2)[0]
+            return jnp.stack([spectral.log_determinant(op, key, shift=3.0, **settings).mean, moment])
+
+        expected = (values(step) - values(-step)) / (2 * step)
+        # differences: of rounding eps over the step, and the third derivative times its square
+        tolerance = {"rtol": 1e-7, "atol": 1e3 * step**2}
+        np.testing.assert_allclose(jax.jacfwd(values)(0.0), expected, **tolerance)
+        np.testing.assert_allclose(jax.jacrev(values)(0.0), expected, **tolerance)
+
+
+def test_pairs_of_equal_values_have_the_derivative_of_the_quadrature(x64):
+    """Two blocks with an eigenvalue in common: Σ f(θᵢ) wᵢ = e₁ᵀ f(T) e₁ depends on the first alone."""
+    alphas, betas = jnp.array([0.0, 0.0, 0.0, 1.0, 1.0]), jnp.array([1.0, 1.0, 0.0, 0.0, 0.0])
+
+    def value(s):
+        values, vectors = tridiagonal_pairs(alphas + s * jnp.arange(1.0, 6.0), betas + s * jnp.array([1.0, 2, 0, 0, 0]))
+        return jnp.sum(vectors[0] ** 2 * jnp.exp(values))
+
+    def exact(s):
+        betas = [1 + s, 1 + 2 * s]
+        return scipy.linalg.expm(np.diag([s, 2 * s, 3 * s]) + np.diag(betas, 1) + np.diag(betas, -1))[0, 0]
+
+    step = eps(jnp.float64) ** (1 / 3)
+    np.testing.assert_allclose(jax.grad(value)(0.0), (exact(step) - exact(-step)) / (2 * step), rtol=64 * step**2)
 
 
 def test_fewer_probes_than_the_least_never_converge():

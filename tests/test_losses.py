@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from cljax import losses
-from tests.oracles import eps
+from tests.oracles import eps, tolerance
 
 REGULARIZERS = {
     "shannon": losses.shannon(),
@@ -128,6 +128,82 @@ def test_entmax_meets_its_optimality_conditions(alpha, x64):
     slack = 64 * eps(jnp.float64) * (1 + np.abs(f))
     assert (np.abs(gap - threshold)[p > 0] <= slack[p > 0]).all()
     assert ((f - threshold)[p == 0] <= slack[p == 0]).all()
+
+
+def tsallis_loss_oracle(alpha, f, y):
+    """Ω(y) + Ω*(f) − <f, y> in long double; Ω* = min over τ of τ + Σ [..]₊ is exact to second order in τ."""
+    f, y, alpha = (np.asarray(x, np.longdouble) for x in (f, y, alpha))
+    high = f.max(-1, keepdims=True)
+    low = high - 1 / (alpha - 1)
+
+    def predicted(threshold):
+        return np.maximum((alpha - 1) * (f - threshold), 0) ** (1 / (alpha - 1))
+
+    for _ in range(80):
+        middle = (low + high) / 2
+        too_much = predicted(middle).sum(-1, keepdims=True) >= 1
+        low, high = np.where(too_much, middle, low), np.where(too_much, high, middle)
+    p, scale = predicted(low), alpha * (alpha - 1)
+    conjugate = low[..., 0] + np.sum(p * (f - low) - p**alpha / scale, axis=-1) + 1 / scale
+    return (np.sum(y**alpha, axis=-1) - 1) / scale + conjugate - np.sum(f * y, axis=-1)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("alpha", "gap"), [(1.0001, 90), (1.0001, 2e3), (1.001, 100), (1.001, 900), (1.001, 2e3), (1.01, 70), (1.02, 45)]
+)
+def test_tsallis_loss_where_the_prediction_underflows_or_vanishes(dtype, alpha, gap):
+    with jax.enable_x64(dtype == jnp.float64):
+        loss = losses.fenchel_young(losses.tsallis(alpha))
+        f = jnp.array([[gap, 0.0, 0.0], [gap, gap - 1, 0.0]], dtype)
+        for y in (np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), np.array([[0.5, 0.25, 0.25], [0.0, 0.5, 0.5]])):
+            found, expected = loss(f, jnp.asarray(y, dtype)), tsallis_loss_oracle(alpha, f, y)
+            np.testing.assert_allclose(found, expected.astype(float), rtol=0, atol=tolerance(dtype, 3, 1 + gap))
+            if dtype == jnp.float64:
+                # the prediction is below exp(−40) here, so that the loss is linear in this score
+                slope = loss(f.at[:, 2].add(0.5), y) - loss(f.at[:, 2].add(-0.5), y)
+                gradient = jax.jacobian(loss)(f, y)[[0, 1], [0, 1], 2]
+                np.testing.assert_allclose(slope, gradient, rtol=0, atol=2 * tolerance(dtype, 3, 1 + gap))
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 20.0])
+def test_tsallis_in_single_precision_is_right_for_scores_right_to_rounding(alpha):
+    regularizer = losses.tsallis(alpha)
+    loss = losses.fenchel_young(regularizer)
+    rng = np.random.default_rng(0)
+    first = np.array([[0.16432516, -0.12826492, -0.05856578, -0.04725877, 0.05863373]], np.float32)
+    for scale, num in ((0.01, 5), (0.1, 5), (1.0, 5), (10.0, 5), (0.1, 50), (1.0, 50)):
+        f = (scale * rng.standard_normal((60, num))).astype(np.float32)
+        f[:1] = first if (scale, num) == (0.1, 5) else f[:1]
+        labels = np.r_[0, rng.integers(0, num, 59)]
+        # the loss moves by |p − y|₁ ≤ 2 times what each score does
+        bound = 2 * tolerance(jnp.float32, num, 1 + np.abs(f).max())
+        for y in (np.eye(num)[labels], rng.dirichlet(np.ones(num), 60)):
+            y = y.astype(np.float32)
+            exact = y / y.astype(np.longdouble).sum(-1, keepdims=True)
+            expected = tsallis_loss_oracle(alpha, f, exact).astype(float)
+            np.testing.assert_allclose(loss(f, y), expected, rtol=0, atol=bound)
+        p = np.asarray(regularizer.predict(jnp.asarray(f)))
+        np.testing.assert_allclose(p.astype(float).sum(-1), 1, rtol=0, atol=tolerance(jnp.float32, num))
+        # entries at the border of the support move without bound; what they cost does not
+        exact = p / p.astype(np.longdouble).sum(-1, keepdims=True)
+        assert np.abs(tsallis_loss_oracle(alpha, f, exact)).max() <= bound
+        assert (loss(f, p) == 0).all()
+        columns = [regularizer.hessian_product(jnp.asarray(f), v) for v in rng.standard_normal((3, 60, num))]
+        assert np.isfinite(columns).all()
+
+
+@pytest.mark.parametrize("num", [3, 10, 1000])
+@pytest.mark.parametrize("alpha", [1.2, 3.0, 8.0, 50.0])
+def test_entmax_of_ties_is_uniform(num, alpha):
+    regularizer, f = losses.tsallis(alpha), jnp.full(num, 0.3, jnp.float32)
+    np.testing.assert_allclose(regularizer.predict(f), 1 / num, rtol=tolerance(jnp.float32, num))
+    bend = regularizer.hessian_product(f, jax.nn.one_hot(0, num))[0]
+    if num ** (alpha - 1) < 1 / jnp.finfo(jnp.float32).tiny:
+        np.testing.assert_allclose(bend, num ** (alpha - 2) * (1 - 1 / num), rtol=alpha * tolerance(jnp.float32, num))
+    else:
+        assert np.isfinite(bend)
 
 
 @pytest.mark.fast

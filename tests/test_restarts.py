@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import spectral, tree
+from cljax import curvature, spectral, tree
 from cljax.spectral.driver import run_krylov
 from cljax.spectral.krylov import krylov_start
 from cljax.spectral.restart import compress
@@ -55,6 +55,34 @@ def test_turning_and_compressing_keep_the_relation():
     again = ritz_pairs(less, 3, 2)
     np.testing.assert_allclose(again.values, pairs.values, atol=bound)
     np.testing.assert_allclose(again.residual_norms, pairs.residual_norms, atol=bound)
+
+
+BOUNDED = {
+    "host": ({"basis_size": 12}, "host"),
+    "compiled": ({"basis_size": 12}, "compiled"),
+    "offload": ({"basis_size": 12, "offload": True}, "host"),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_restarts_forget_nothing_of_products_that_are_not_symmetric(name):
+    """The residuals are those of the matrix as it is, and the search ends where that of all vectors does."""
+    spectrum = np.r_[-2.0, np.linspace(-1, 1, 97), 2.4, 2.5]
+    noise = np.random.default_rng(1).standard_normal((100, 100)) / 10
+    matrix = (random_symmetric(spectrum) + 2e-3 * (noise - noise.T)).astype(np.float32)
+    memory, driver = BOUNDED[name]
+    options = {"num_top": 2, "num_bottom": 1, "tol": 1e-4, "max_products": 60}
+    found, of_all = (
+        spectral.extreme_eigenpairs(operator(matrix), jax.random.key(0), driver=driver, memory=memory, **options)
+        for memory in (spectral.Memory(**memory), spectral.Memory())
+    )
+    assert (found.status == spectral.Status.BUDGET).all()
+    assert (of_all.status == spectral.Status.BUDGET).all()
+    vectors, values = (np.asarray(x, np.float64) for x in (found.vectors, found.values))
+    measured = np.linalg.norm(vectors @ matrix.T.astype(np.float64) - values[:, None] * vectors, axis=1)
+    # what several restarts dropped is taken for independent, and what of it comes back counts twice
+    assert (found.residual_norms <= 2 * measured).all()
+    assert (found.residual_norms >= 0.7 * measured).all()
 
 
 def test_turn_by_nothing_and_by_nan_changes_nothing():
@@ -139,6 +167,21 @@ def test_a_jump_is_noticed_and_costs_a_cold_start(criterion):
     pairs = spectral.extreme_eigenpairs(operator(other), jax.random.key(1), num_top=2, start=cold, criterion=criterion)
     assert pairs.jumped
     check(pairs, other, 2, 0, warm=True)
+
+
+def test_vectors_that_are_eigenvectors_still_prove_nothing_after_a_jump():
+    """Of ten times the operator, a new top eigenvalue beside: residuals are rounding at once, wherever the top is."""
+    base = np.append(np.linspace(0, 1, 999), 2)
+    risen = base.copy()
+    risen[500] = 2.5
+    ops = [curvature.FunctionOperator(jnp.multiply, *[jnp.asarray(d, jnp.float32)] * 2) for d in (base, 10 * risen)]
+    keys = jax.random.split(jax.random.key(0), (5, 2))
+    for first, second in keys:
+        start = spectral.extreme_eigenpairs(ops[0], first)
+        pairs = spectral.extreme_eigenpairs(ops[1], second, start=start)
+        assert pairs.jumped
+        assert pairs.accurate.all()
+        assert not pairs.converged.any()
 
 
 def test_the_check_direction_shows_what_is_new():

@@ -359,3 +359,19 @@ def test_bad_operators_and_keys():
             fn(operator(np.eye(3)), 0)
         with pytest.raises(TypeError, match=r"op: expected a cljax\.curvature\.LinearOperator"):
             fn(np.eye(3), KEY)
+
+
+@DRIVERS
+@METHODS
+def test_near_the_top_of_the_range(method, driver):
+    """A trace whose inverse is denormal, which XLA may count as 0."""
+    entries = jnp.full(100, 1.2e36)
+    op = curvature.FunctionOperator(times, entries, entries)
+    found = spectral.trace(op, KEY, method=method, max_products=40, driver=driver)
+    # the normal probes of "xtrace" leave a multiple of the identity no error either
+    np.testing.assert_allclose(found.mean, 1.2e38, rtol=100 * eps(jnp.float32))
+    assert eps(jnp.float32) * 1e38 <= found.standard_error <= 1e-5 * found.mean
+
+
+def times(v, d):
+    return d * v

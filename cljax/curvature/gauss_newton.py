@@ -15,6 +15,7 @@ from cljax.curvature.faster_product import faster_product
 from cljax.curvature.jacobian import linearize_model
 from cljax.curvature.microbatch import Microbatches, plan_microbatches, scan_microbatches
 from cljax.losses.fenchel_young import FenchelYoungLoss
+from cljax.losses.objective import check_per_example
 
 
 @pytree_dataclass
@@ -52,8 +53,11 @@ class GaussNewton(LinearOperator):
             return jax.tree_util.Partial(_microbatched_product, self)
         scores, jvp_fn = linearize_model(self.apply_fn, self.params, self.batch.inputs)
         losses = jax.eval_shape(self.loss, scores, self.batch.targets)
+        kept = losses.ndim > 0 and losses.shape == scores.shape[:-1][: losses.ndim]
+        check_per_example(kept, losses, f"scores of shape {scores.shape}")
         weight = expand_weight(self.batch.weight, losses)
-        share = weight / jnp.sum(weight)
+        # a loss may be one number for all tokens of an example
+        share = jnp.reshape(weight / jnp.sum(weight), losses.shape + (1,) * (scores.ndim - 1 - losses.ndim))
         return faster_product(jax.tree_util.Partial(_product, self.loss, jvp_fn, scores, self.batch.targets, share))
 
 
@@ -125,7 +129,7 @@ def gauss_newton(
 
     Raises:
         TypeError: if ``params`` has a leaf that is not floating, ``batch`` is no batch, or a function is not hashable.
-        ValueError: if the batch is empty or its leading axes differ.
+        ValueError: if the batch is empty or its leading axes differ, or, at the first product, if the loss is reduced.
 
     Example:
         >>> import jax.numpy as jnp

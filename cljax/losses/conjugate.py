@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import tree
 from cljax._pytree import pytree_dataclass
 from cljax.losses.barrier import DOMAINS, Solution, barrier, constrained_solve, maximize
 
@@ -46,7 +47,7 @@ def conjugate(
 
     Args:
         fn: hashable ``fn(y) -> scalar`` for y of shape (K,); convex and twice differentiable inside of the domain.
-        scores: f, shape (..., K), floating.
+        scores: f, shape (..., K), floating; half precision is computed in float32, and so are the results.
         domain: "reals"; "positive", for y > 0; "box", for 0 < y < 1; "simplex", for the probability simplex.
         start: points inside of the domain, shape (K,) or (..., K), where ``fn`` has a finite Hessian; None for the
             middle of a bounded domain, 1 for "positive" and 0 for "reals".
@@ -73,7 +74,7 @@ def conjugate(
     """
     if domain not in DOMAINS:
         raise ValueError(f"domain: expected one of {list(DOMAINS)}, got {domain!r}")
-    scores = jnp.asarray(scores)
+    scores = _as_single_at_least(scores)
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(f"scores: expected a floating dtype, got {scores.dtype}; cast with .astype(float)")
     if scores.ndim == 0:
@@ -95,6 +96,12 @@ def conjugate(
     value, argmax, gap, converged, num_steps, _ = found
     fields = (gap.reshape(lead), converged.reshape(lead), num_steps.reshape(lead))
     return Conjugate(value.reshape(lead), argmax.reshape(scores.shape), *fields)
+
+
+def _as_single_at_least(points: Any) -> jax.Array:
+    # there is no Cholesky decomposition in half precision
+    points = jnp.asarray(points)
+    return points.astype(tree.work_dtype(points.dtype)) if jnp.issubdtype(points.dtype, jnp.floating) else points
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -131,7 +138,7 @@ def legendre_gap(fn: ConvexFn, targets: jax.Array, scores: jax.Array, **options:
 
     Args:
         fn: as for ``conjugate``.
-        targets: y, shape (..., K), in the domain.
+        targets: y, shape (..., K), in the domain; half precision as for the scores.
         scores: f, shape (..., K).
         **options: ``domain``, ``start`` and ``tol`` of ``conjugate``.
 
@@ -152,7 +159,7 @@ def legendre_gap(fn: ConvexFn, targets: jax.Array, scores: jax.Array, **options:
     References:
         arXiv:2608.09523, equation 2.
     """
-    targets, scores = jnp.asarray(targets), jnp.asarray(scores)
+    targets, scores = _as_single_at_least(targets), _as_single_at_least(scores)
     if targets.shape != scores.shape:
         raise ValueError(f"targets: expected the shape of scores, {scores.shape}, got {targets.shape}")
     found = conjugate(fn, scores, **options)
@@ -179,7 +186,7 @@ def biconjugate(fn: ConvexFn, targets: jax.Array, **options: Any) -> Conjugate:
         >>> round(found.value.item(), 4), round(found.argmax.item(), 4)
         (1.5431, 1.1752)
     """
-    targets = jnp.asarray(targets)
+    targets = _as_single_at_least(targets)
     # where fn is differentiable and convex, the supremum is attained at its gradient
     start = jax.vmap(jax.grad(fn))(targets.reshape(-1, targets.shape[-1])).reshape(targets.shape)
     return conjugate(_ConjugateValue(fn, tuple(sorted(options.items()))), targets, start=start)

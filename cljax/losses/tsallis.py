@@ -54,22 +54,33 @@ class Tsallis(AnalyticRegularizer):
         return greatest[..., 0] + jnp.sum(product - self._entropy_term(p), axis=-1)
 
     def _divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
-        # the Bregman divergence, term by term at least 0, and what targets outside of the prediction's support cost
+        # the Bregman divergence Σ φ(y) − φ(p) − φ'(p) (y − p), term by term at least 0. With r = f − max f − s as in
+        # _by_bisection, φ'(p) = r + 1/α on the support. Off it, what a target there costs besides, −(r + 1/(α−1)) y,
+        # makes up the same r + 1/α. So where p is 0, be it off the support or by underflow, r is taken from the scores:
+        # the two parts are of size 1/(α−1), and do not cancel where p has underflowed. Elsewhere φ'(p) is taken from p,
+        # so that rounding errors of p are of second order
         p = self._predict(scores)
-        slope = p ** (self.alpha - 1) / (self.alpha - 1)
-        terms = self._entropy_term(targets) - self._entropy_term(p)
-        derivative = jnp.expm1((self.alpha - 1) * jnp.log(p)) / (self.alpha - 1) + 1 / self.alpha
-        terms = terms - derivative * (targets - p)
-        top = jnp.max(scores, axis=-1, keepdims=True) - jnp.max(slope, axis=-1, keepdims=True)
+        tiny = jnp.finfo(p.dtype).tiny
+        log = jnp.log(jnp.maximum(p, tiny))
+        found = jnp.expm1((self.alpha - 1) * log) / (self.alpha - 1)
+        # p = [1 + (α−1) r]₊^(1/(α−1)) at the greatest score, where r = −s
+        given = scores - jnp.max(scores, axis=-1, keepdims=True) + jnp.max(found, axis=-1, keepdims=True)
+        derivative = jnp.where(p >= tiny, found, given) + 1 / self.alpha
         # a class that is ruled out by a score of −inf costs nothing unless the target has it
-        cost = jnp.where((p > 0) | (targets == 0), 0, (top - scores) * targets)
-        total = jnp.sum(jnp.maximum(terms, 0) + jnp.maximum(cost, 0), axis=-1)
+        linear = jnp.where((p >= tiny) | (targets != 0), derivative * (targets - p), 0)
+        total = jnp.sum(jnp.maximum(self._entropy_term(targets) - self._entropy_term(p) - linear, 0), axis=-1)
         return jnp.where(jnp.isfinite(self.value(targets)), total, self.value(targets))
 
     def _spread(self, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Shares s = p^(2−α) on the support, and Σ s."""
         p = self.predict(scores)
-        s = jnp.where(p > 0, jnp.where(p > 0, p, 1) ** (2 - self.alpha), 0)
+        if self.alpha > 2:
+            # p^(α−1) is known up to eps only, unless all are below it: at the border of the support s would overflow
+            slope, info = p ** (self.alpha - 1), jnp.finfo(p.dtype)
+            least = jnp.clip(jnp.max(slope, axis=-1, keepdims=True), info.tiny, info.eps)
+            s = p / jnp.maximum(slope, least)
+        else:
+            s = jnp.where(p > 0, jnp.where(p > 0, p, 1) ** (2 - self.alpha), 0)
         return s, jnp.sum(s, axis=-1, keepdims=True)
 
     def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
@@ -115,7 +126,7 @@ def _threshold_by_sorting(z: jax.Array) -> jax.Array:
 
 def _by_bisection(below: jax.Array, alpha: float) -> jax.Array:
     # p = [1 + (α−1)(f − max f − s)]₊^(1/(α−1)) with s between 0 and the Tsallis logarithm of K, (1 − K^(1−α)) / (α−1):
-    # unlike for the threshold itself, no digits are lost near α = 1; then the sum is made 1
+    # unlike for the threshold itself, no digits are lost near α = 1
     low = jnp.zeros_like(below[..., :1])
     high = jnp.full_like(low, -math.expm1((1 - alpha) * math.log(below.shape[-1])) / (alpha - 1))
 
@@ -130,8 +141,14 @@ def _by_bisection(below: jax.Array, alpha: float) -> jax.Array:
         too_much = jnp.sum(mass(middle), axis=-1, keepdims=True) >= 1
         return jnp.where(too_much, middle, low), jnp.where(too_much, high, middle)
 
-    low, _ = jax.lax.fori_loop(0, jnp.finfo(below.dtype).nmant + 3, body, (low, high))
-    p = mass(low)
+    low, high = jax.lax.fori_loop(0, jnp.finfo(below.dtype).nmant + 3, body, (low, high))
+    # for α > 2 entries at the border of the support have an infinite slope: between neighbouring s the sum jumps by
+    # much more than eps. Interpolation makes the sum 1 and leaves each entry the value for an s inside of the bracket:
+    # a prediction for scores that are right to rounding
+    most, least = mass(low), mass(high)
+    excess, missing = (jnp.sum(p, axis=-1, keepdims=True) - 1 for p in (most, least))
+    share = jnp.clip(-missing / jnp.where(excess > missing, excess - missing, 1), 0, 1)
+    p = least + share * (most - least)
     return p / jnp.sum(p, axis=-1, keepdims=True)
 
 
@@ -140,7 +157,7 @@ def tsallis(alpha: float) -> Regularizer:
 
     Args:
         alpha: α of at least 1. 1 is ``shannon()``, 2 is ``sparsemax()``, 1.5 has an exact solution by sorting; others
-            are found by bisection down to the dtype's rounding.
+            are found by bisection: the prediction for scores that are right to the dtype's rounding.
 
     Returns:
         The regularizer Ω(p) = Σ (p^α − p) / (α(α−1)); targets are class labels or points of the simplex.

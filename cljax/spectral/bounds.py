@@ -18,7 +18,8 @@ def spectrum_bounds(driver: Any, op: LinearOperator, key: jax.Array, num_steps: 
     """An interval that holds the spectrum, likely and not for certain.
 
     The extreme Ritz values from a random start, moved outwards by the norms of their residuals and by a margin of
-    ``MARGIN`` of the range, at least √eps of the greatest magnitude.
+    ``MARGIN`` of the range, at least √eps of the greatest magnitude, eps being that of the coarsest dtype of the
+    operator's vectors.
 
     Args:
         driver: "compiled" or a host loop.
@@ -35,15 +36,15 @@ def spectrum_bounds(driver: Any, op: LinearOperator, key: jax.Array, num_steps: 
     """
     num_steps = min(num_steps, tree.size(op.struct))
     alphas, betas = each_probe(driver, op, key, 1, three_term_run, num_steps)
-    return _bounds(alphas[0], betas[0])
+    return _bounds(alphas[0], betas[0], tree.coarsest_eps(op.struct))
 
 
 @quick_jit
-def _bounds(alphas: jax.Array, betas: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _bounds(alphas: jax.Array, betas: jax.Array, eps: Any) -> tuple[jax.Array, jax.Array]:
     values, vectors = tridiagonal_pairs(alphas, betas)
     left = jnp.abs(betas[-1] * vectors[-1])
     low, high = values[0] - left[0], values[-1] + left[-1]
     greatest = jnp.maximum(jnp.abs(low), jnp.abs(high))
-    margin = jnp.maximum(MARGIN * (high - low), jnp.sqrt(jnp.finfo(low.dtype).eps) * greatest)
+    margin = jnp.maximum(MARGIN * (high - low), jnp.sqrt(jnp.asarray(eps, low.dtype)) * greatest)
     margin = jnp.where(margin == 0, 1, margin)
     return low - margin, high + margin

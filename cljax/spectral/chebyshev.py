@@ -112,7 +112,9 @@ def chebyshev_density(
     Returns:
         The moments, from which densities and their standard errors follow. An eigenvalue outside of the bounds shows
         in them, the sooner the further it is out and the higher the degree; all numbers are then NaN, and
-        ``bounds_held`` is False. NaN in the operator gives NaN.
+        ``bounds_held`` is False. So may they be where the product computes in a coarser dtype than that of the
+        operator's vectors, as a model in bfloat16 with float32 parameters: its rounding may look like an eigenvalue
+        outside. Then give ``bounds`` farther out, or a lower ``degree``. NaN in the operator gives NaN.
 
     Raises:
         ValueError: if ``op`` says that it is not symmetric, a number is below 1, the bounds are not ascending or the
@@ -146,7 +148,7 @@ def chebyshev_density(
         low, high = _check_bounds(bounds, op.struct)
     num_steps = (degree + 1) // 2
     moments = each_probe(chosen, op, probe_key, num_probes, chebyshev_run, num_steps, low, high)[:, : degree + 1]
-    held = moments_are_of_a_density(moments, low, high)
+    held = moments_are_of_a_density(moments, low, high, tree.coarsest_eps(op.struct))
     density = ChebyshevDensity(
         chebyshev_moments=jnp.where(held, moments, jnp.nan),
         low=low,

@@ -200,7 +200,7 @@ def _compiled(
 
     def run_and_restart(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         state, jumped, done = jax.lax.while_loop(has_room, step, carry)
-        return compress(state, *kept), jumped, done
+        return compress(state, *kept, done), jumped, done
 
     return jax.lax.while_loop(unfinished, run_and_restart, carry)[:2]
 

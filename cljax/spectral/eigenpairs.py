@@ -84,7 +84,7 @@ class Eigenpairs:
     def converged(self) -> jax.Array:
         """(k,) bool: the error is at most the tolerance or the rounding, and hardly a more extreme pair is hidden.
 
-        Never of a warm start without a jump: see ``accurate``.
+        Never of a warm start: see ``accurate``.
         """
         return self.status <= Status.ROUNDING
 

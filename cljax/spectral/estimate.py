@@ -47,7 +47,8 @@ def mean_and_error(samples: jax.Array, count: jax.Array | int | None = None) -> 
     used = (jnp.arange(samples.shape[0]) < number).reshape(-1, *(1,) * (samples.ndim - 1))
     samples = jnp.where(used, samples, 0)
     greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(samples), axis=0))
-    unit = jnp.where(greatest == 0, 1, greatest)  # squares of tiny and huge samples leave the range
+    # squares of tiny and huge samples leave the range
+    unit = jnp.where(greatest == 0, 1, tree.invertible(greatest))
     scaled = samples / unit[None]
     mean = jnp.sum(scaled, axis=0) / jnp.asarray(number, samples.dtype)
     spread = jnp.sum(jnp.where(used, (scaled - mean[None]) ** 2, 0), axis=0)
@@ -89,7 +90,7 @@ class RunningMean:
         """Take one more sample, by Welford's update."""
         count = self.count + 1
         greatest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(sample)]))
-        unit = jnp.where(self.unit == 0, greatest, self.unit).astype(self.unit.dtype)
+        unit = jnp.where(self.unit == 0, tree.invertible(greatest), self.unit).astype(self.unit.dtype)
         size = jnp.where(unit == 0, 1, unit)
         mean = jax.tree.map(lambda m, s: m + (s - m) / count.astype(m.dtype), self.mean, sample)
         spread = jax.tree.map(

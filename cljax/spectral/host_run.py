@@ -50,6 +50,7 @@ class HostRun:
         self._matrix = np.zeros((capacity, capacity), dtype)
         self._guess = np.diag(np.zeros(self._width, dtype) if guess is None else np.asarray(guess, dtype))
         self._asymmetry = self._greatest = np.zeros((), dtype)[()]
+        self._rounding = np.zeros(capacity, dtype)  # of restarts: vectors are kept as they are worked with
         self._num_products = self._num_breakdowns = 0
         rows = jax.tree.map(np.asarray, vectors)
         for index in range(self._width):
@@ -122,7 +123,7 @@ class HostRun:
         rows: Any
         numbers, rows = numbers_compressed(self._numbers(self._matrix), num_top, num_bottom)
         self._basis.recombine(rows, int(numbers.used))
-        self._matrix, self._asymmetry = numbers.matrix, numbers.asymmetry
+        self._matrix, self._asymmetry, self._rounding = numbers.matrix, numbers.asymmetry, numbers.rounding
         self._greatest = self._norm()
 
     def rows(self) -> list[np.ndarray]:
@@ -133,7 +134,7 @@ class HostRun:
     def load(self, state: Any, rows: Sequence[np.ndarray]) -> None:
         """Go on from a saved run."""
         self._matrix, self._guess = np.array(state.matrix), np.array(state.guess)
-        self._asymmetry = np.asarray(state.asymmetry)[()]
+        self._asymmetry, self._rounding = np.asarray(state.asymmetry)[()], np.array(state.rounding)
         self._num_products, self._num_breakdowns = int(state.num_products), int(state.num_breakdowns)
         self._basis.load(rows)
         self._greatest = self._norm()
@@ -145,8 +146,7 @@ class HostRun:
     def _numbers(self, matrix: Any) -> KrylovState:
         used, products, breakdowns = map(np.int32, (self._basis.used, self._num_products, self._num_breakdowns))
         counts: Any = {"used": used, "num_products": products, "num_breakdowns": breakdowns, "seed": None}
-        rounding = np.zeros(len(matrix), matrix.dtype)  # vectors are kept as they are worked with
-        arrays: Any = {"guess": self._guess, "asymmetry": self._asymmetry, "rounding": rounding}
+        arrays: Any = {"guess": self._guess, "asymmetry": self._asymmetry, "rounding": self._rounding[: len(matrix)]}
         return KrylovState(None, self._like, matrix=matrix, **arrays, **counts)
 
     def _norm(self) -> Any:

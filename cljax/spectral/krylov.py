@@ -44,8 +44,8 @@ class KrylovState:
         num_products: int32 scalar, products taken.
         num_breakdowns: int32 scalar, how often the Krylov space was exhausted.
         asymmetry: scalar, greatest difference of two entries of K that symmetry makes equal, before restarts.
-        rounding: (capacity,), most that the norm of column j of A Q − Q K can be, since a basis in bfloat16 holds
-            rounded vectors; 0 for a basis in the accumulation dtypes.
+        rounding: (capacity,), most that the norm of column j of A Q − Q K can be: a basis in bfloat16 holds rounded
+            vectors, and a restart drops what products that are not symmetric had in the vectors that it drops; else 0.
         seed: uint32 scalar of the random vectors.
     """
 

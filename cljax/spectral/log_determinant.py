@@ -46,7 +46,8 @@ def log_determinant(
             no derivative.
         min_probes: probes before the first look at the standard error, at least 2, see ``trace``.
         reorthogonalize: as for ``spectral_density``; without, memory does not grow with ``num_steps``, and only then
-            are there derivatives: with it they are NaN, and those in reverse mode raise.
+            are there derivatives: with it they are NaN, and those in reverse mode raise. A second derivative is
+            not right, mostly NaN, where a Krylov space is exhausted, as that of an operator with few eigenvalues.
         driver: "compiled", "host" or "auto", see ``lanczos``.
 
     Returns:

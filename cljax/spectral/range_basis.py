@@ -85,10 +85,12 @@ def extend_basis(state: State, product: PyTree) -> State:
         found = tree.basis_dot(state.basis, w)
         w = tree.sub(w, tree.basis_combine(state.basis, found, w))
         coefficients += found
+    length = tree.norm(product)
     left = tree.norm(w)
-    dependent = left <= 8 * jnp.finfo(state.R.dtype).eps * tree.norm(product)
+    dependent = left <= 8 * jnp.finfo(state.R.dtype).eps * length
     left = jnp.where(dependent, 0, left)
     vector = jax.tree.map(lambda x: jnp.where(dependent, 0, x / left).astype(x.dtype), w)
+    left = jnp.where(jnp.isfinite(length) & (left <= tree.invertible(left)), left, jnp.nan)  # else the vector may be 0
     basis = tree.basis_set(state.basis, state.count, vector)
     R = state.R.at[:, state.count].set(coefficients.at[state.count].add(left))
     return dataclasses.replace(state, vector=vector, basis=basis, R=R)
@@ -145,7 +147,7 @@ def leave_one_out(state: RangeState, distribution: str) -> LeaveOneOut:
     W, outside = jax.lax.fori_loop(0, state.count, project, zeros)
     independent = jnp.diag(state.R) > 0
     rank = jnp.sum(independent)
-    greatest = jnp.max(jnp.abs(state.R))
+    greatest = tree.invertible(jnp.max(jnp.abs(state.R)))
     triangle = state.R / jnp.where(greatest > 0, greatest, 1) + jnp.diag(jnp.where(independent, 0, 1))
     # row i of R⁻¹ is orthogonal to all other columns of R. In the place of a column that depends on those before it, it
     # has what that column takes of column i: unless that is nothing, column i adds nothing to the others

@@ -39,7 +39,9 @@ def three_term_update(state: ThreeTermState, product: PyTree) -> ThreeTermState:
     """One step, given the product of the operator with ``state.vector``.
 
     Where the Krylov space is exhausted (β below rounding) the coupling is 0, and so is all that follows but the
-    diagonal, which repeats its first entry: nodes inside of the spectrum, of weight 0.
+    diagonal, which repeats its first entry: nodes inside of the spectrum, of weight 0. The first derivative of a
+    quadrature is right there too; a second one, which lacks the coupling that a change of the operator brings, is
+    not, mostly NaN.
 
     Args:
         state: with room for one more coefficient.
@@ -54,10 +56,11 @@ def three_term_update(state: ThreeTermState, product: PyTree) -> ThreeTermState:
     w = tree.axpy(-before, state.previous, tree.to_work(product))
     alpha = jnp.where(dead, state.alphas[0], tree.vdot(state.vector, w))
     w = tree.axpy(-alpha, state.vector, w)
-    beta = tree.norm(w)
+    beta = _length(w)
     scale = jnp.max(jnp.abs(state.alphas)) + 2 * jnp.max(state.betas) + jnp.abs(alpha) + beta
     exhausted = dead | (beta <= 8 * jnp.finfo(beta.dtype).eps * scale)
-    w = tree.normalize(w, beta)
+    w = _unit(w, beta, jnp.sqrt(jnp.finfo(beta.dtype).eps) * scale)
+    beta = jnp.where(beta > tree.invertible(beta), jnp.nan, beta)  # the quotient may be 0
     return ThreeTermState(
         state.vector,
         jax.tree.map(lambda x: jnp.where(exhausted, jnp.zeros_like(x), x), w),
@@ -88,8 +91,45 @@ def three_term_run(
     return end.alphas, end.betas
 
 
+@jax.custom_jvp
+def _length(w: PyTree) -> jax.Array:
+    """Euclidean norm, with derivative 0 at 0: to first order e₁ᵀ f(T) e₁ sees nothing beyond an exhausted space."""
+    return tree.norm(w)
+
+
+@_length.defjvp
+def _length_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (w,), (change,) = primals, tangents
+    length = _length(w)
+    direction = tree.normalize(w, jnp.where(length == 0, 1, length))
+    return length, tree.vdot(direction, change).astype(length.dtype)
+
+
+@jax.custom_jvp
+def _unit(w: PyTree, length: jax.Array, least: jax.Array) -> PyTree:
+    """``w / length``, with derivative 0 where the length is not above ``least``."""
+    # what follows has a weight of the order of length² in e₁ᵀ f(T) e₁: below √eps of the norm of T less is lost than
+    # the rounding that 1 / length would magnify
+    return tree.normalize(w, length)
+
+
+@_unit.defjvp
+def _unit_jvp(primals: Any, tangents: Any) -> tuple[PyTree, PyTree]:
+    w, length, least = primals
+    none = length <= least
+    safe = jnp.where(none, 1, length)
+    change = tree.axpy(-tangents[1], tree.normalize(w, safe), tangents[0])
+    change = jax.tree.map(lambda x: jnp.where(none, 0, x), tree.normalize(change, safe))
+    return _unit(w, length, least), change
+
+
+@jax.custom_jvp
 def tridiagonal_pairs(alphas: jax.Array, betas: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenpairs of the tridiagonal matrix.
+
+    The derivative is that of each pair where its value is alone. Of values that are equal up to rounding, copies of one
+    eigenvalue or rows beyond an exhausted space, the derivative is such that Σ f(θᵢ) (e₁ᵀ sᵢ)² has its own, for each f
+    and whatever basis of the eigenspace the vectors are.
 
     Args:
         alphas: (m,), diagonal.
@@ -102,3 +142,27 @@ def tridiagonal_pairs(alphas: jax.Array, betas: jax.Array) -> tuple[jax.Array, j
     values, vectors = jnp.linalg.eigh(matrix)
     poison = jnp.where(jnp.all(jnp.isfinite(alphas) & jnp.isfinite(betas)), 0, jnp.nan)
     return values + poison, vectors + poison
+
+
+@tridiagonal_pairs.defjvp
+def _tridiagonal_pairs_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    values, vectors = tridiagonal_pairs(*primals)
+    d_alphas, d_betas = tangents
+    coupled = _matmul(vectors[:-1].T, d_betas[:-1, None] * vectors[1:])
+    change = _matmul(vectors.T, d_alphas[:, None] * vectors) + coupled + coupled.T  # Sᵀ dT S
+    near = 32 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    group = jnp.cumsum(jnp.diff(values, prepend=values[:1]) > near)
+    same = group[None] == group[:, None]
+    # of a group e₁ sees the vector Σ sᵢ (e₁ᵀ sᵢ) alone: its Rayleigh quotient is the change of all values of the group
+    seen = jnp.where(same, vectors[:1], 0)
+    greatest = jnp.max(jnp.abs(seen), axis=1, keepdims=True)
+    alone = jnp.eye(len(values), dtype=values.dtype)
+    seen = jnp.where(greatest == 0, alone, seen / jnp.where(greatest == 0, 1, greatest))
+    d_values = jnp.sum(_matmul(seen, change) * seen, axis=1) / jnp.sum(seen**2, axis=1)
+    # and its vectors do not turn into each other
+    turns = jnp.where(same, 0, change / jnp.where(same, 1, values[None] - values[:, None]))
+    return (values, vectors), (d_values, _matmul(vectors, turns))
+
+
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -71,7 +71,18 @@ def xtrace_mean(state: XTraceState) -> tuple[jax.Array, jax.Array]:
     share = jnp.maximum(1 - one_out.rank.astype(error.dtype) / size, 1 / size)
     # traces of parts that cancel are known to the rounding of the parts
     rounding = jnp.finfo(error.dtype).eps * jnp.sum(jnp.abs(jnp.diag(state.H)))
+    rounding = jnp.maximum(rounding, jnp.where(one_out.rank >= size, _noise(missed, W), 0))
     return mean, jnp.maximum(jnp.sqrt(2 / share) * error, jnp.where(state.count > 1, rounding, jnp.nan))
+
+
+def _noise(missed: jax.Array, W: jax.Array) -> jax.Array:
+    """Error of the trace from that of the products, where Q spans the whole space: then ``missed`` is nothing else."""
+    # products may be rounded more coarsely than their dtype, as those of a model that computes in bfloat16 are. With an
+    # error of δ in each of the n entries of A q, ‖missed‖² is n δ² ‖W‖², and the trace, n entries, is off by √n δ
+    greatest = jnp.max(jnp.abs(missed))
+    unit = jnp.where(greatest > 0, greatest, 1)
+    weight = jnp.linalg.norm(W)
+    return jnp.where(weight > 0, unit * (jnp.linalg.norm(missed / unit) / jnp.where(weight > 0, weight, 1)), 0)
 
 
 def _scale(state: RangeState, one_out: LeaveOneOut) -> jax.Array:

@@ -20,8 +20,8 @@ class Spectrum:
         orthogonality: scalar, greatest entry of |Vᵀ V − I|.
         asymmetry: scalar, greatest |⟨u, A v⟩ − ⟨v, A u⟩| of basis vectors.
         jumped: scalar bool, whether the spectrum had changed too much for a warm start.
-        cold: scalar bool, whether it rests on a random start: after a cold start or a jump. Else no more extreme
-            eigenvalue is hidden only as far as kept vectors and check directions show, see ``spectral.Status.TRACKED``.
+        cold: scalar bool, whether it rests on a random start. Else no more extreme eigenvalue is hidden only as far as
+            kept vectors and check directions show, see ``spectral.Status.TRACKED``.
         method: of the Hessian's products, see ``curvature.hessian``; empty for other matrices.
     """
 

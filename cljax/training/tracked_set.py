@@ -134,6 +134,6 @@ def aligned(pairs: Eigenpairs, previous: Eigenpairs, cold: jax.Array) -> tuple[E
         orthogonality=pairs.orthogonality,
         asymmetry=pairs.asymmetry,
         jumped=pairs.jumped,
-        cold=cold | pairs.jumped,
+        cold=cold,
     )
     return dataclasses.replace(pairs, vectors=vectors), spectrum
