@@ -175,3 +175,10 @@ def test_the_check_of_the_losses_traces_once():
     for _ in range(3):
         objective(params, batch)
     assert len(traces) == 1
+
+
+def test_scores_without_a_last_axis_are_told():
+    params, batch = jnp.ones(2), cljax.Batch(jnp.ones((3, 2)), jnp.zeros(3))
+    op = curvature.gauss_newton(lambda w, x: x @ w, lambda s, y: (s - y) ** 2, params, batch)
+    with pytest.raises(ValueError, match=r"^apply_fn: expected scores of shape \(batch, \.\.\., K\), got \(3,\)"):
+        _ = op @ params

@@ -200,7 +200,7 @@ def test_entmax_of_ties_is_uniform(num, alpha):
     regularizer, f = losses.tsallis(alpha), jnp.full(num, 0.3, jnp.float32)
     np.testing.assert_allclose(regularizer.predict(f), 1 / num, rtol=tolerance(jnp.float32, num))
     bend = regularizer.hessian_product(f, jax.nn.one_hot(0, num))[0]
-    if num ** (alpha - 1) < 1 / jnp.finfo(jnp.float32).tiny:
+    if num ** (alpha - 1) < 1e37:  # within the range of single precision
         np.testing.assert_allclose(bend, num ** (alpha - 2) * (1 - 1 / num), rtol=alpha * tolerance(jnp.float32, num))
     else:
         assert np.isfinite(bend)

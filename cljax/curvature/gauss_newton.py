@@ -52,6 +52,8 @@ class GaussNewton(LinearOperator):
         if self.microbatches is not None:
             return jax.tree_util.Partial(_microbatched_product, self)
         scores, jvp_fn = linearize_model(self.apply_fn, self.params, self.batch.inputs)
+        if scores.ndim < 2:
+            raise ValueError(f"apply_fn: expected scores of shape (batch, ..., K), got {scores.shape}; add [:, None]")
         losses = jax.eval_shape(self.loss, scores, self.batch.targets)
         kept = losses.ndim > 0 and losses.shape == scores.shape[:-1][: losses.ndim]
         check_per_example(kept, losses, f"scores of shape {scores.shape}")
@@ -129,7 +131,8 @@ def gauss_newton(
 
     Raises:
         TypeError: if ``params`` has a leaf that is not floating, ``batch`` is no batch, or a function is not hashable.
-        ValueError: if the batch is empty or its leading axes differ, or, at the first product, if the loss is reduced.
+        ValueError: if the batch is empty or its leading axes differ, or, at the first product, if the loss is reduced
+            or the scores have no last axis.
 
     Example:
         >>> import jax.numpy as jnp
