@@ -66,6 +66,8 @@ def expand_weight(weight: Any, losses: jax.Array | jax.ShapeDtypeStruct) -> jax.
 def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
     """Σ w ℓ / Σ w over all axes; examples of weight 0 do not count, even where their loss is not finite.
 
+    The value, that is: a derivative is NaN where an input is, since 0 times the derivative of that example is.
+
     Args:
         losses: per-example losses, any shape.
         weight: None or an array whose shape is a leading part of ``losses.shape``.

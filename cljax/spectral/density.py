@@ -42,6 +42,7 @@ def spectral_density(
             recurrence keeps two beside the product, whatever the number of steps: one eigenvalue may then have
             several nodes, which share its weight, and densities, moments and counts keep their value. Only
             without are nodes and weights differentiable: with it derivatives are NaN, and those in reverse mode raise.
+            Second derivatives are not right, mostly NaN, where a Krylov space is exhausted.
         known: None, or eigenpairs of ``op``, such as the outliers of the spectrum. Each then has its exact weight, 1/n,
             and the probes, normal and orthogonal to their vectors, only what is left: without the noise of random
             weights at eigenvalues of great magnitude. A residual r of a pair leaves about (r / gap)² of its weight
