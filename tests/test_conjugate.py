@@ -102,6 +102,8 @@ def test_half_precision_is_computed_in_single(dtype):
     again = losses.biconjugate(half_square, f)
     assert again.value.dtype == jnp.float32
     np.testing.assert_allclose(again.value, np.sum(np.square(wide), -1) / 2, rtol=1e-5)
+    envelopes = [losses.moreau_envelope(entropy, x, 3.0, domain="simplex") for x in (f, wide)]
+    jax.tree.map(np.testing.assert_array_equal, *envelopes)
 
 
 @pytest.mark.parametrize(

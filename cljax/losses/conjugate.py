@@ -74,7 +74,7 @@ def conjugate(
     """
     if domain not in DOMAINS:
         raise ValueError(f"domain: expected one of {list(DOMAINS)}, got {domain!r}")
-    scores = _as_single_at_least(scores)
+    scores = as_single_at_least(scores)
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(f"scores: expected a floating dtype, got {scores.dtype}; cast with .astype(float)")
     if scores.ndim == 0:
@@ -98,8 +98,8 @@ def conjugate(
     return Conjugate(value.reshape(lead), argmax.reshape(scores.shape), *fields)
 
 
-def _as_single_at_least(points: Any) -> jax.Array:
-    # there is no Cholesky decomposition in half precision
+def as_single_at_least(points: Any) -> jax.Array:
+    """The points as an array, in float32 where they are in half precision: there is no Cholesky decomposition in it."""
     points = jnp.asarray(points)
     return points.astype(tree.work_dtype(points.dtype)) if jnp.issubdtype(points.dtype, jnp.floating) else points
 
@@ -159,7 +159,7 @@ def legendre_gap(fn: ConvexFn, targets: jax.Array, scores: jax.Array, **options:
     References:
         arXiv:2608.09523, equation 2.
     """
-    targets, scores = _as_single_at_least(targets), _as_single_at_least(scores)
+    targets, scores = as_single_at_least(targets), as_single_at_least(scores)
     if targets.shape != scores.shape:
         raise ValueError(f"targets: expected the shape of scores, {scores.shape}, got {targets.shape}")
     found = conjugate(fn, scores, **options)
@@ -186,7 +186,7 @@ def biconjugate(fn: ConvexFn, targets: jax.Array, **options: Any) -> Conjugate:
         >>> round(found.value.item(), 4), round(found.argmax.item(), 4)
         (1.5431, 1.1752)
     """
-    targets = _as_single_at_least(targets)
+    targets = as_single_at_least(targets)
     # where fn is differentiable and convex, the supremum is attained at its gradient
     start = jax.vmap(jax.grad(fn))(targets.reshape(-1, targets.shape[-1])).reshape(targets.shape)
     return conjugate(_ConjugateValue(fn, tuple(sorted(options.items()))), targets, start=start)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax._pytree import pytree_dataclass
-from cljax.losses.conjugate import ConvexFn, conjugate
+from cljax.losses.conjugate import ConvexFn, as_single_at_least, conjugate
 
 
 @pytree_dataclass
@@ -41,7 +41,7 @@ def moreau_envelope(fn: ConvexFn, points: jax.Array, step: float = 1.0, **option
 
     Args:
         fn: as for ``conjugate``.
-        points: x, shape (..., K), floating.
+        points: x, shape (..., K), floating; half precision as for ``conjugate``.
         step: above 0.
         **options: ``domain``, ``start`` and ``tol`` of ``conjugate``.
 
@@ -63,7 +63,7 @@ def moreau_envelope(fn: ConvexFn, points: jax.Array, step: float = 1.0, **option
     """
     if not step > 0:
         raise ValueError(f"step: expected a number above 0, got {step}")
-    points = jnp.asarray(points)
+    points = as_single_at_least(points)
     found = conjugate(_Regularized(fn, float(step)), points / step, **options)
     value = jnp.sum(points * points, axis=-1) / (2 * step) - found.value
     return MoreauEnvelope(value, found.argmax, found.gap, found.converged)
