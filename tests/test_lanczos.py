@@ -95,6 +95,19 @@ def test_nan_stays_nan():
     assert np.isnan(result.alphas).all()
 
 
+@pytest.mark.parametrize("driver", ["host", "compiled"])
+def test_norms_whose_inverse_is_denormal_are_nan_or_right(driver):
+    """XLA may divide by them as it multiplies by an inverse that counts as 0."""
+    matrix = random_symmetric(np.linspace(-1, 1, 40))
+    found, ordinary = (
+        np.asarray(spectral.lanczos(operator(factor * matrix), jax.random.key(0), 6, driver=driver).alphas, float)
+        / factor
+        for factor in (2.0**127, 1.0)
+    )
+    known = np.isfinite(found)
+    np.testing.assert_allclose(found[known], ordinary[known], atol=6 * 40 * eps(jnp.float32))
+
+
 @pytest.mark.parametrize("steps", [0, -1, 61])
 def test_bad_number_of_steps(steps):
     with pytest.raises(ValueError, match="num_steps: expected"):

@@ -210,7 +210,8 @@ def _complement(
     start = (w, zeros, zero, zero, jnp.zeros((), jnp.int32), no, no)
     w, total, rest, length, _, replaced, _ = jax.lax.while_loop(lambda carry: ~carry[-1], one_pass, start)
     none = replaced & (length <= NOTHING * jnp.finfo(dtype).eps)
-    return tree.normalize(w, jnp.where(none, jnp.inf, length)), total, rest, replaced
+    known = jnp.where(length > tree.invertible(length), jnp.nan, length)  # else the quotient may be 0
+    return tree.normalize(w, jnp.where(none, jnp.inf, known)), total, rest, replaced
 
 
 def _unit_random(seed: jax.Array, like: PyTree) -> PyTree:
