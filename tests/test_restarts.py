@@ -85,6 +85,24 @@ def test_restarts_forget_nothing_of_products_that_are_not_symmetric(name):
     assert (found.residual_norms >= 0.7 * measured).all()
 
 
+@pytest.mark.parametrize("scale", [0, 1e-5, 2e-4])
+def test_the_last_look_is_what_is_told(scale):
+    """Both loops end with the state that they judged, not with one compressed once more."""
+    spectrum = np.r_[-2.0, np.linspace(-1, 1, 97), 2.4, 2.5]
+    noise = np.random.default_rng(1).standard_normal((100, 100)) / 10
+    op = operator((random_symmetric(spectrum) + scale * (noise - noise.T)).astype(np.float32))
+    options = {"num_top": 2, "num_bottom": 1, "tol": 1e-3, "memory": spectral.Memory(basis_size=14)}
+    host, compiled = (
+        spectral.extreme_eigenpairs(op, jax.random.key(0), driver=driver, **options) for driver in ("host", "compiled")
+    )
+    assert host.num_products == compiled.num_products < 100
+    np.testing.assert_array_equal(host.status, compiled.status)
+    assert compiled.converged.all()
+    np.testing.assert_allclose(
+        compiled.residual_norms, host.residual_norms, rtol=1e-3, atol=32 * eps(jnp.float32) * 2.5
+    )
+
+
 def test_turn_by_nothing_and_by_nan_changes_nothing():
     state = krylov_start(jax.random.normal(jax.random.key(0), (3, 9)), jax.random.key(1), 6, True)
     for direction in (jnp.zeros(3), jnp.array([1.0, jnp.nan, 0.0])):
