@@ -58,11 +58,10 @@ def run_task(
         if store.has(key, versions):
             console.print(f"{task.name}: {key}: is there", highlight=False)
             continue
-        there = store.estimators(
-            key
-        )  # measured again beside what is new: rows of a group were timed against each other
-        if unknown := there - set(known):
-            text = f"is left as it is, since it has {', '.join(sorted(unknown))}, which no file named here registers"
+        # what is there is measured again beside what is new: rows of a group were timed against each other
+        there = store.estimators(key)
+        if unknown := ", ".join(sorted(there - set(known))):
+            text = f"is left as it is, since it has {unknown}; name its file with --estimators, or another --output"
             console.print(f"{task.name}: {key}: {text}", highlight=False)
             continue
         chosen = [known[name] for name in known if name in wanted | there]

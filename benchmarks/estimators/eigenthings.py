@@ -61,7 +61,7 @@ def extremes(request: Request) -> Any:
     return run
 
 
-def _density(num_runs: int) -> Any:
+def _density(num_runs: int, smoothed: bool = False) -> Any:
     def setup(request: Request) -> Any:
         import hessian_eigenthings as peer
 
@@ -70,6 +70,8 @@ def _density(num_runs: int) -> Any:
 
         def run(seed: int) -> Any:
             found = peer.spectral_density(operator, num_runs=num_runs, lanczos_steps=steps, seed=seed)
+            if smoothed:
+                return as_numpy(found.grid), as_numpy(found.density)
             kept = ~np.isnan(as_numpy(found.raw_eigenvalues))
             return as_numpy(found.raw_eigenvalues)[kept], as_numpy(found.raw_weights)[kept]
 
@@ -79,27 +81,10 @@ def _density(num_runs: int) -> Any:
 
 
 quadratures("eigenthings Lanczos", "run", _density, settings="spectral_density; its raw nodes and weights", **_PEER)
-
-
-@estimator(
-    "eigenthings Lanczos, 4 runs, its own density",
-    "density",
-    control="budget",
-    settings="spectral_density, defaults: Gaussian bumps as wide as range / steps on its grid of 10,000 points",
-    **_PEER,
+_SMOOTHED = "spectral_density, defaults: Gaussian bumps as wide as range / steps on its grid of 10,000 points"
+estimator("eigenthings Lanczos, 4 runs, its own density", "density", control="budget", settings=_SMOOTHED, **_PEER)(
+    _density(4, smoothed=True)
 )
-def smoothed(request: Request) -> Any:
-    """What it shows as the density; pays where the spectrum has no gaps."""
-    import hessian_eigenthings as peer
-
-    operator = make_operator(request)
-    steps = max(min(request.budget // 4, request.dimension), 1)
-
-    def run(seed: int) -> Any:
-        found = peer.spectral_density(operator, num_runs=4, lanczos_steps=steps, seed=seed)
-        return as_numpy(found.grid), as_numpy(found.density)
-
-    return run
 
 
 def _trace(method: str) -> Any:

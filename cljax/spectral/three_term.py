@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax._pytree import pytree_dataclass
 from cljax._typing import Matvec, PyTree
+from cljax.spectral.projected import matmul
 from cljax.spectral.recurrence import repeat
 
 
@@ -148,8 +149,8 @@ def tridiagonal_pairs(alphas: jax.Array, betas: jax.Array) -> tuple[jax.Array, j
 def _tridiagonal_pairs_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     values, vectors = tridiagonal_pairs(*primals)
     d_alphas, d_betas = tangents
-    coupled = _matmul(vectors[:-1].T, d_betas[:-1, None] * vectors[1:])
-    change = _matmul(vectors.T, d_alphas[:, None] * vectors) + coupled + coupled.T  # Sᵀ dT S
+    coupled = matmul(vectors[:-1].T, d_betas[:-1, None] * vectors[1:])
+    change = matmul(vectors.T, d_alphas[:, None] * vectors) + coupled + coupled.T  # Sᵀ dT S
     near = 32 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     group = jnp.cumsum(jnp.diff(values, prepend=values[:1]) > near)
     same = group[None] == group[:, None]
@@ -158,11 +159,7 @@ def _tridiagonal_pairs_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     greatest = jnp.max(jnp.abs(seen), axis=1, keepdims=True)
     alone = jnp.eye(len(values), dtype=values.dtype)
     seen = jnp.where(greatest == 0, alone, seen / jnp.where(greatest == 0, 1, greatest))
-    d_values = jnp.sum(_matmul(seen, change) * seen, axis=1) / jnp.sum(seen**2, axis=1)
+    d_values = jnp.sum(matmul(seen, change) * seen, axis=1) / jnp.sum(seen**2, axis=1)
     # and its vectors do not turn into each other
     turns = jnp.where(same, 0, change / jnp.where(same, 1, values[None] - values[:, None]))
-    return (values, vectors), (d_values, _matmul(vectors, turns))
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return (values, vectors), (d_values, matmul(vectors, turns))
