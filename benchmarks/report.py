@@ -14,6 +14,7 @@ from benchmarks.report_rows import (
     cheapest,
     error_of,
     gradients_of,
+    megabytes_of,
     products_of,
     seconds_of,
 )
@@ -86,11 +87,15 @@ def _section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterabl
                 yield title + "\n\n" + _table(asked, lambda rows, t=tolerance: _fewest(rows, t, products_of))
             title = f"**{setting}**, seconds of the fastest run with an error of at most 0.001 in three of four seeds"
             yield title + "\n\n" + _table(asked, lambda rows: _fewest(rows, 1e-3, seconds_of))
+            title = f"**{setting}**, peak megabytes of a run with an error of at most 0.001 in three of four seeds"
+            yield from _where_known(title, asked, lambda rows: _fewest(rows, 1e-3, megabytes_of))
     elif task in AT_A_BUDGET:
         budget = AT_A_BUDGET[task]
         at = [row for row in rows if row["control"] in {budget, 0}]
         yield f"Median error with {budget} products\n\n" + _table(at, lambda rows: _least(rows, error_of))
         yield f"Seconds with {budget} products\n\n" + _table(at, lambda rows: _least(rows, seconds_of))
+        title = f"Peak megabytes with {budget} products"
+        yield from _where_known(title, at, lambda rows: _least(rows, megabytes_of))
     elif task == "tracked":
         yield from (_tracked(name, rows, problems[name]) for name in dict.fromkeys(row["problem"] for row in rows))
     else:
@@ -98,8 +103,16 @@ def _section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterabl
         if any(row.get("time_in_gradients") for row in rows):
             text = "Time in gradients of cljax, within the same round"
             yield f"{text}\n\n" + _table(rows, lambda rows: _least(rows, gradients_of), by_group=True)
+        yield from _where_known("Peak megabytes", rows, lambda rows: _least(rows, megabytes_of), by_group=True)
         if any("error" in row for row in rows):
             yield "Error\n\n" + _table(rows, lambda rows: _least(rows, error_of), by_group=True)
+
+
+def _where_known(title: str, rows: list[Row], cell: Any, by_group: bool = False) -> Iterable[str]:
+    """A table of peak memory, of the groups where it was measured."""
+    known = {row["group"] for row in rows if megabytes_of(row)}
+    if known:
+        yield f"{title}\n\n" + _table([row for row in rows if row["group"] in known], cell, by_group)
 
 
 def _table(rows: list[Row], cell: Any, by_group: bool = False) -> str:
@@ -139,13 +152,14 @@ def _counts(name: str, number: Any) -> bool:
 
 def _tracked(name: str, rows: list[Row], config: Mapping[str, Any]) -> str:
     lines = [f"**{name}**, {config['points']} measurements", ""]
-    lines += ["| | asked for | products a measurement | greatest error | share within 0.001 | seconds |"]
-    lines += ["|---|---:|---:|---:|---:|---:|"]
+    lines += ["| | asked for | products a measurement | greatest error | share within 0.001 | seconds | peak MB |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
     for row in rows:
         if row["problem"] != name or row["status"] != "ok":
             continue
         share = row["share_within_1e-3"]["median"]
-        cells = [row["control"], row["products"] / config["points"], error_of(row), share, seconds_of(row)]
+        cells = [row["control"], row["products"] / config["points"], error_of(row), share]
+        cells += [seconds_of(row), megabytes_of(row)]
         lines.append(f"| {row['estimator']} | " + " | ".join(number(cell) for cell in cells) + " |")
     return "\n".join(lines)
 

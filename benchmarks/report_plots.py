@@ -4,9 +4,24 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.report_rows import Row, error_of, gradients_of, groups_of, is_ours, products_of, seconds_of
+from benchmarks.report_rows import (
+    Row,
+    error_of,
+    gradients_of,
+    groups_of,
+    is_ours,
+    megabytes_of,
+    products_of,
+    seconds_of,
+)
 
-COSTS: dict[str, Any] = {"products": products_of, "seconds": seconds_of, "gradients": gradients_of}
+COSTS: dict[str, Any] = {
+    "products": products_of,
+    "seconds": seconds_of,
+    "gradients": gradients_of,
+    "megabytes": megabytes_of,
+}
+_LABELS = {"gradients": "time of gradients", "megabytes": "peak MB"}
 COLUMNS = 4
 
 _THEIRS = {"ls": "-", "marker": "o", "lw": 1.1, "ms": 3, "mfc": None, "zorder": 2}
@@ -68,7 +83,7 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.grid(alpha=0.3, which="major")
         for ax in list(axes.flat[: len(groups)])[-columns:]:  # the lowest of each column
-            ax.set_xlabel(cost if cost != "gradients" else "time of gradients")
+            ax.set_xlabel(_LABELS.get(cost, cost))
         for ax in axes[:, 0]:
             ax.set_ylabel("error")
         handles: dict[str, Any] = {}

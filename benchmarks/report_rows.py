@@ -29,6 +29,11 @@ def gradients_of(row: Row) -> float | None:
     return row["time_in_gradients"]["median"] if row.get("time_in_gradients") else None
 
 
+def megabytes_of(row: Row) -> float | None:
+    """Peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
+    return row["peak_bytes"] / 1e6 if row.get("peak_bytes") else None
+
+
 def error_of(row: Row) -> float | None:
     """Median error over seeds, None where nothing was scored."""
     return row["error"]["median"] if row.get("error") else None

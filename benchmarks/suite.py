@@ -14,6 +14,7 @@ from benchmarks.cases import Case
 from benchmarks.counting import Counter
 from benchmarks.estimators import Estimator, NotApplicableError, Request, estimators_of
 from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
+from benchmarks.peak import peak_bytes
 from benchmarks.store import Store
 from benchmarks.tasks import Group, Task
 
@@ -109,6 +110,7 @@ def measure_group(
             try:
                 row |= _score(task, group, estimator, request) | {"status": "ok"}
                 timed = _timed(estimator, request) if repeats else None
+                row |= {"peak_bytes": _peak(estimator, request)} if repeats else {}
             except NotApplicableError as error:
                 row |= {"status": "not applicable", "note": str(error)}
                 continue
@@ -122,6 +124,9 @@ def measure_group(
                 slow[estimator.name, control] = [second]
             else:
                 programs[estimator.name, control] = program
+    if repeats:
+        jax.block_until_ready(programs[_UNIT].run())
+        rows[_UNIT]["peak_bytes"] = peak_bytes(programs[_UNIT].run)
     seconds = time_interleaved(programs, repeats) if repeats else {}
     unit = seconds.get(_UNIT)
     for key, samples in (seconds | slow).items():
@@ -182,6 +187,13 @@ def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, floa
         start = time.perf_counter()
         jax.block_until_ready(run(0))
         return Program(lambda: run(0), None, first), first, time.perf_counter() - start
+
+
+def _peak(estimator: Estimator, request: Request) -> int | None:
+    """Bytes that set-up and a run take together, of a run whose programs are compiled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peak_bytes(lambda: estimator.setup(request.again())(0))
 
 
 def _unit(case: Case) -> Program:

@@ -62,6 +62,13 @@ class Request:
         """The operator of cljax, in float32."""
         return self.count_op(self.case.op)
 
+    def again(self) -> "Request":
+        """The same with nothing set up yet, but for the network in PyTorch, which is there as the one in JAX is."""
+        new = dataclasses.replace(self)
+        if "twin" in self.__dict__:
+            new.__dict__["twin"] = self.twin
+        return new
+
     def start(self, seed: int) -> np.ndarray:
         """A random start vector, (n,), float32."""
         return np.random.default_rng(seed).standard_normal(self.dimension).astype(np.float32)
