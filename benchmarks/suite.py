@@ -14,7 +14,7 @@ from benchmarks.cases import Case
 from benchmarks.counting import Counter
 from benchmarks.estimators import Estimator, NotApplicableError, Request, estimators_of
 from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
-from benchmarks.peak import peak_bytes
+from benchmarks.peak import anew, peak_bytes, resident_bytes
 from benchmarks.store import Store
 from benchmarks.tasks import Group, Task
 
@@ -106,11 +106,10 @@ def measure_group(
             if estimator.version is None:
                 row["status"] = "missing"
                 continue
-            request = _request(case, group, estimator, control)
+            request = dataclasses.replace(_request(case, group, estimator, control), counter=_COUNTER)
             try:
                 row |= _score(task, group, estimator, request) | {"status": "ok"}
-                timed = _timed(estimator, request) if repeats else None
-                row |= {"peak_bytes": _peak(estimator, request)} if repeats else {}
+                timed = _timed(estimator, request.uncounted()) if repeats else None
             except NotApplicableError as error:
                 row |= {"status": "not applicable", "note": str(error)}
                 continue
@@ -119,7 +118,7 @@ def measure_group(
                 continue
             if timed is None:
                 continue
-            program, row["first_seconds"], second = timed
+            program, row["first_seconds"], second, row["peak_bytes"] = timed
             if second > SLOW:
                 slow[estimator.name, control] = [second]
             else:
@@ -155,7 +154,7 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
     products, scores = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run = estimator.setup(dataclasses.replace(request, counter=_COUNTER))
+        run = estimator.setup(request)
         begun = math.inf
         for seed in range(task.num_seeds):
             before = _COUNTER.read()
@@ -176,24 +175,24 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
     return found
 
 
-def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, float]:
-    """The run without a counter, the seconds of its first call with all set-up, and of its second."""
+def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, float, int | None]:
+    """The run without a counter, seconds of its first call with all set-up, and of its second; bytes that both take."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        with anew():
+            before = resident_bytes()
+            start = time.perf_counter()
+            run = estimator.setup(request)
+            setup_seconds = time.perf_counter() - start
+            held = resident_bytes() - before
         start = time.perf_counter()
-        run = estimator.setup(request)
         jax.block_until_ready(run(0))
-        first = time.perf_counter() - start
+        first = setup_seconds + time.perf_counter() - start
         start = time.perf_counter()
         jax.block_until_ready(run(0))
-        return Program(lambda: run(0), None, first), first, time.perf_counter() - start
-
-
-def _peak(estimator: Estimator, request: Request) -> int | None:
-    """Bytes that set-up and a run take together, of a run whose programs are compiled."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return peak_bytes(lambda: estimator.setup(request.again())(0))
+        second = time.perf_counter() - start
+        more = peak_bytes(lambda: run(0))
+        return Program(lambda: run(0), None, first), first, second, None if more is None else max(held, 0) + more
 
 
 def _unit(case: Case) -> Program:

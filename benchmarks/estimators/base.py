@@ -62,9 +62,9 @@ class Request:
         """The operator of cljax, in float32."""
         return self.count_op(self.case.op)
 
-    def again(self) -> "Request":
-        """The same with nothing set up yet, but for the network in PyTorch, which is there as the one in JAX is."""
-        new = dataclasses.replace(self)
+    def uncounted(self) -> "Request":
+        """The same without a counter, with nothing set up but the network in PyTorch, which is the case's."""
+        new = dataclasses.replace(self, counter=None)
         if "twin" in self.__dict__:
             new.__dict__["twin"] = self.twin
         return new
