@@ -189,7 +189,7 @@ def test_tsallis_in_single_precision_is_right_for_scores_right_to_rounding(alpha
         # entries at the border of the support move without bound; what they cost does not
         exact = p / p.astype(np.longdouble).sum(-1, keepdims=True)
         assert np.abs(tsallis_loss_oracle(alpha, f, exact)).max() <= bound
-        assert (loss(f, p) == 0).all()
+        assert (loss(f, p) <= bound).all()  # not 0, as another program rounds p in another way
         columns = [regularizer.hessian_product(jnp.asarray(f), v) for v in rng.standard_normal((3, 60, num))]
         assert np.isfinite(columns).all()
 
@@ -329,3 +329,25 @@ def test_a_class_ruled_out_by_minus_infinity_costs_nothing():
     np.testing.assert_allclose(loss(f, 1), np.log1p(np.exp(-1.0)), rtol=1e-6)
     assert jnp.isfinite(jax.grad(loss)(f, 1)).all()
     assert jnp.isposinf(loss(f, 2))
+
+
+def test_a_call_outside_of_jit_is_one_program_and_the_next_compiles_nothing():
+    compiled = []
+
+    def listen(name, *_, **__):
+        compiled.append(name)
+
+    scores, targets = jnp.asarray(np.random.default_rng(7).normal(size=(3, 19)), jnp.float32), jnp.arange(3)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for make in (losses.shannon, losses.bernoulli, lambda: losses.tsallis(1.37), lambda: losses.power(2.7)):
+            found = []
+            for _ in range(2):  # the regularizers are equal, and not the same
+                loss = losses.fenchel_young(make())
+                for part, arguments in ((loss, (scores, targets)), (loss.regularizer.predict, (scores,))):
+                    compiled.clear()
+                    part(*arguments)
+                    found.append(compiled.count("/jax/core/compile/backend_compile_duration"))
+            assert found == [1, 1, 0, 0]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax.losses.programs import one_program
 from cljax.losses.regularizer import Regularizer
 
 
@@ -25,14 +26,17 @@ class AnalyticRegularizer(Regularizer):
     @abc.abstractmethod
     def _divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array: ...
 
+    @one_program
     def conjugate(self, scores: jax.Array) -> jax.Array:
         """Ω*(scores): shape (..., K) -> (...)."""
         return _conjugate(self, scores)
 
+    @one_program
     def predict(self, scores: jax.Array) -> jax.Array:
         """∇Ω*(scores): shape (..., K) -> (..., K)."""
         return _predict(self, scores)
 
+    @one_program
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """Ω(y) + Ω*(f) − <f, y>, not below 0: (..., K) twice -> (...)."""
         return _divergence(self, scores, targets)

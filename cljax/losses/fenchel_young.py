@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax.losses.programs import one_program
 from cljax.losses.regularizer import Regularizer
 
 
@@ -39,6 +40,10 @@ class FenchelYoungLoss:
             raise TypeError(f"scores: expected a floating dtype, got {scores.dtype}; cast the model's output")
         if scores.ndim == 0:
             raise ValueError("scores: expected shape (..., K), got a scalar; add a last axis of length 1")
+        return self._examples(scores, jnp.asarray(targets))
+
+    @one_program
+    def _examples(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         return self.regularizer.divergence(scores, self.regularizer.encode(targets, scores))
 

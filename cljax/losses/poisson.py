@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
 
+from cljax.losses.programs import one_program
 from cljax.losses.regularizer import Regularizer
 
 
@@ -20,32 +21,39 @@ class Poisson(Regularizer):
 
     domain: ClassVar[str] = "counts or rates: entries of at least 0"
 
+    @one_program
     def value(self, targets: jax.Array) -> jax.Array:
         """Σ y log y − y, and +inf where an entry is negative."""
         outside = targets < 0
         y = jnp.where(outside, 1, targets)
         return jnp.sum(jnp.where(outside, jnp.inf, xlogy(y, y) - y), axis=-1)
 
+    @one_program
     def conjugate(self, scores: jax.Array) -> jax.Array:
         """Σ exp f."""
         return jnp.sum(jnp.exp(scores), axis=-1)
 
+    @one_program
     def predict(self, scores: jax.Array) -> jax.Array:
         """The rates exp f."""
         return jnp.exp(scores)
 
+    @one_program
     def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
         """S u with S = diag exp(f/2)."""
         return jnp.exp(0.5 * scores) * u
 
+    @one_program
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v: S is diagonal."""
         return self.factor_product(scores, v)
 
+    @one_program
     def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
         """1 / min λ with the rates λ: the divergence is at most Σ (y − λ)² / λ, Pearson's χ²."""
         return jnp.exp(-jnp.min(scores, axis=-1))
 
+    @one_program
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """Σ y (exp u − 1 − u) with u = f − log y, and exp f where y is 0."""
         outside, empty = targets < 0, targets == 0

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.losses.analytic import AnalyticRegularizer
+from cljax.losses.programs import one_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Power(AnalyticRegularizer):
         """1 for r = 2."""
         return 1.0 if self.exponent == 2 else None
 
+    @one_program
     def value(self, targets: jax.Array) -> jax.Array:
         """|y|^r / r."""
         return norm_power(targets, self.exponent)[..., 0] / self.exponent
@@ -52,6 +54,7 @@ class Power(AnalyticRegularizer):
         gap = self.value(targets) + self._conjugate(scores) - jnp.sum(scores * targets, axis=-1)
         return jnp.maximum(gap, 0)
 
+    @one_program
     def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """|f|^(q−2) (I + (q−2) u uᵀ) v with u = f / |f|."""
         q = self.dual_exponent
@@ -59,6 +62,7 @@ class Power(AnalyticRegularizer):
         along = jnp.sum(direction * v, axis=-1, keepdims=True)
         return norm_power(scores, q - 2) * (v + (q - 2) * along * direction)
 
+    @one_program
     def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
         """S u with S = |f|^(q/2−1) (I + (√(q−1) − 1) u uᵀ), symmetric."""
         q = self.dual_exponent
@@ -66,6 +70,7 @@ class Power(AnalyticRegularizer):
         along = jnp.sum(direction * u, axis=-1, keepdims=True)
         return norm_power(scores, q / 2 - 1) * (u + ((q - 1) ** 0.5 - 1) * along * direction)
 
+    @one_program
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v: S is symmetric."""
         return self.factor_product(scores, v)

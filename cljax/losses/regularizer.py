@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from cljax.losses.programs import one_program
+
 
 class Regularizer(abc.ABC):
     """A convex Ω on the last axis of its argument, with its conjugate Ω*(f) = sup_y <f, y> − Ω(y).
@@ -53,14 +55,17 @@ class Regularizer(abc.ABC):
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v with S Sᵀ = ∇²Ω*(scores): shapes (..., K), (..., K) -> (..., L)."""
 
+    @one_program
     def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """∇²Ω*(scores) v: shapes (..., K), (..., K) -> (..., K)."""
         return self.factor_product(scores, self.factor_transpose_product(scores, v))
 
+    @one_program
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """Fenchel-Young loss Ω(y) + Ω*(f) − <f, y>, written so that it does not cancel: (..., K) twice -> (...)."""
         return self.value(targets) + self.conjugate(scores) - jnp.sum(scores * targets, axis=-1)
 
+    @one_program
     def residual(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """∇Ω*(f) − y, on the simplex with the entry of the greatest score made up of the others: (..., K)."""
         difference = self.predict(scores) - targets
@@ -71,6 +76,7 @@ class Regularizer(abc.ABC):
         rest = jnp.where(top, 0, difference)
         return jnp.where(top, -jnp.sum(rest, axis=-1, keepdims=True), rest)
 
+    @one_program
     def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
         """A c(f) with d(y, f) ≤ c(f) |∇Ω*(f) − y|² for all y of the domain: (..., K) -> (...); +inf for none."""
         half = jnp.inf if self.smoothness is None else self.smoothness / 2
@@ -92,7 +98,10 @@ class Regularizer(abc.ABC):
             ValueError: if the shape of ``targets`` is neither that of ``scores`` nor that without its last axis.
             TypeError: if class labels are expected, by shape, and ``targets`` are not integers.
         """
-        targets = jnp.asarray(targets)
+        return self._encode(jnp.asarray(targets), scores)
+
+    @one_program
+    def _encode(self, targets: jax.Array, scores: jax.Array) -> jax.Array:
         if targets.shape == scores.shape:
             return self._soft(targets, scores.dtype)
         if targets.shape != scores.shape[:-1]:

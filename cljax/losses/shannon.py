@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp, xlogy
 
+from cljax.losses.programs import one_program
 from cljax.losses.regularizer import Regularizer
 
 
@@ -26,38 +27,46 @@ class Shannon(Regularizer):
         """2: ∇²Ω* = diag p − p pᵀ has no eigenvalue above 1/2."""
         return 2.0
 
+    @one_program
     def value(self, targets: jax.Array) -> jax.Array:
         """Σ p log p, and +inf where p is not on the simplex up to the square root of the dtype's eps."""
         outside = simplex_distance(targets) > jnp.finfo(targets.dtype).eps ** 0.5
         inside = jnp.sum(xlogy(targets, jnp.where(outside[..., None], 1, targets)), axis=-1)
         return jnp.where(outside, jnp.inf, inside)
 
+    @one_program
     def conjugate(self, scores: jax.Array) -> jax.Array:
         """Log of the sum of exponentials."""
         return logsumexp(scores, axis=-1)
 
+    @one_program
     def predict(self, scores: jax.Array) -> jax.Array:
         """Softmax."""
         return jax.nn.softmax(scores, axis=-1)
 
+    @one_program
     def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """(diag p − p pᵀ) v."""
         p = self.predict(scores)
         return p * (v - jnp.sum(p * v, axis=-1, keepdims=True))
 
+    @one_program
     def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
         """S u with S = diag(√p) − p √pᵀ."""
         root, p = _root(scores), self.predict(scores)
         return root * u - p * jnp.sum(root * u, axis=-1, keepdims=True)
 
+    @one_program
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v with S = diag(√p) − p √pᵀ."""
         return _root(scores) * (v - jnp.sum(self.predict(scores) * v, axis=-1, keepdims=True))
 
+    @one_program
     def quadratic_coefficient(self, scores: jax.Array) -> jax.Array:
         """1 / min p: the divergence is at most Σ (y − p)² / p, Pearson's χ²."""
         return jnp.exp(-jnp.min(jax.nn.log_softmax(scores, axis=-1), axis=-1))
 
+    @one_program
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """KL(y ‖ softmax(f)), accurate to rounding where the prediction is all but certain and right."""
         top = jax.nn.one_hot(jnp.argmax(scores, axis=-1), scores.shape[-1], dtype=bool)

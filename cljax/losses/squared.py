@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from cljax.losses.programs import one_program
 from cljax.losses.regularizer import Regularizer
 
 
@@ -25,26 +26,32 @@ class Squared(Regularizer):
         """1: ∇²Ω = I."""
         return 1.0
 
+    @one_program
     def value(self, targets: jax.Array) -> jax.Array:
         """|y|²/2."""
         return 0.5 * jnp.sum(targets * targets, axis=-1)
 
+    @one_program
     def conjugate(self, scores: jax.Array) -> jax.Array:
         """|f|²/2."""
         return 0.5 * jnp.sum(scores * scores, axis=-1)
 
+    @one_program
     def predict(self, scores: jax.Array) -> jax.Array:
         """The scores themselves."""
         return scores
 
+    @one_program
     def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
         """S u with S = I."""
         return jnp.broadcast_to(u, jnp.broadcast_shapes(scores.shape, u.shape))
 
+    @one_program
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v with S = I."""
         return jnp.broadcast_to(v, jnp.broadcast_shapes(scores.shape, v.shape))
 
+    @one_program
     def divergence(self, scores: jax.Array, targets: jax.Array) -> jax.Array:
         """|y − f|²/2."""
         difference = scores - targets

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax.losses.analytic import AnalyticRegularizer
+from cljax.losses.programs import one_program
 from cljax.losses.regularizer import Regularizer
 from cljax.losses.shannon import shannon, simplex_distance
 
@@ -33,6 +34,7 @@ class Tsallis(AnalyticRegularizer):
         """1 for α of at most 2, whatever K; above, ∇²Ω = diag p^(α−2) vanishes at the border."""
         return 1.0 if self.alpha <= 2 else None
 
+    @one_program
     def value(self, targets: jax.Array) -> jax.Array:
         """Σ (p^α − p) / (α(α−1)), and +inf where p is not on the simplex up to the square root of the dtype's eps."""
         outside = simplex_distance(targets) > jnp.finfo(targets.dtype).eps ** 0.5
@@ -83,16 +85,19 @@ class Tsallis(AnalyticRegularizer):
             s = jnp.where(p > 0, jnp.where(p > 0, p, 1) ** (2 - self.alpha), 0)
         return s, jnp.sum(s, axis=-1, keepdims=True)
 
+    @one_program
     def hessian_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """(diag s − s sᵀ / Σ s) v."""
         s, total = self._spread(scores)
         return s * (v - jnp.sum(s * v, axis=-1, keepdims=True) / total)
 
+    @one_program
     def factor_product(self, scores: jax.Array, u: jax.Array) -> jax.Array:
         """S u with S = diag √s − s √sᵀ / Σ s."""
         s, total = self._spread(scores)
         return jnp.sqrt(s) * u - s * jnp.sum(jnp.sqrt(s) * u, axis=-1, keepdims=True) / total
 
+    @one_program
     def factor_transpose_product(self, scores: jax.Array, v: jax.Array) -> jax.Array:
         """Sᵀ v with S = diag √s − s √sᵀ / Σ s."""
         s, total = self._spread(scores)
