@@ -63,6 +63,7 @@ def expand_weight(weight: Any, losses: jax.Array | jax.ShapeDtypeStruct) -> jax.
     return jnp.broadcast_to(weight.reshape(weight.shape + (1,) * (losses.ndim - weight.ndim)), losses.shape)
 
 
+@functools.partial(jax.jit, inline=True)  # one program outside of jit too
 def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
     """Σ w ℓ / Σ w over all axes; examples of weight 0 do not count, even where their loss is not finite.
 

@@ -17,24 +17,24 @@ def tolerance(dtype, size: int, scale: float = 1.0) -> float:
 
 def dense_hessian(objective_fn, params, *args) -> np.ndarray:
     flat, unravel = ravel_pytree(params)
-    return np.asarray(jax.hessian(lambda x: objective_fn(unravel(x), *args))(flat))
+    return np.asarray(jax.jit(jax.hessian(lambda x: objective_fn(unravel(x), *args)))(flat))
 
 
 def dense_jacobian(apply_fn, params, inputs) -> np.ndarray:
     """Shape (entries of the scores, parameters)."""
     flat, unravel = ravel_pytree(params)
-    return np.asarray(jax.jacrev(lambda x: apply_fn(unravel(x), inputs).reshape(-1))(flat))
+    return np.asarray(jax.jit(jax.jacrev(lambda x: apply_fn(unravel(x), inputs).reshape(-1)))(flat))
 
 
 def dense_gauss_newton(apply_fn, loss, params, batch) -> np.ndarray:
     """Σ (w/Σw) Jᵀ ∇²ℓ J, summed in NumPy over examples and tokens."""
-    scores = apply_fn(params, batch.inputs)
+    scores = jax.jit(lambda p: apply_fn(p, batch.inputs))(params)
     num_scores = scores.shape[-1]
     jacobian = dense_jacobian(apply_fn, params, batch.inputs).reshape(*scores.shape, -1)
     losses = loss(scores, batch.targets)
     weight = np.ones(losses.shape) if batch.weight is None else np.asarray(batch.weight)
     weight = np.broadcast_to(weight.reshape(weight.shape + (1,) * (losses.ndim - weight.ndim)), losses.shape)
-    hessians = jax.hessian(lambda s: loss(s, batch.targets).sum())(scores)
+    hessians = jax.jit(jax.hessian(lambda s: loss(s, batch.targets).sum()))(scores)
     total = np.zeros((jacobian.shape[-1],) * 2)
     for index in np.ndindex(*losses.shape):
         block = np.asarray(hessians[*index, slice(None), *index, slice(None)])
