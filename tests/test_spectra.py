@@ -12,28 +12,28 @@ from tests.oracles import eps
 
 pytestmark = pytest.mark.slow
 
-NUM, SIZE, TOL = 500, 30, 1e-3
+SIZE, TOL = 30, 1e-3
 
 
-def spectra():
-    """Families of diagonals, (NUM, SIZE) each; each is hard in one way."""
+def spectra(num):
+    """Families of diagonals, (num, SIZE) each; each is hard in one way."""
     rng = np.random.default_rng(0)
 
     def uniform(size, low=-1.0, high=1.0):
-        return rng.uniform(low, high, (NUM, size))
+        return rng.uniform(low, high, (num, size))
 
-    ones, places = np.ones((NUM, 1)), np.arange(SIZE)
+    ones, places = np.ones((num, 1)), np.arange(SIZE)
     return {
         "uniform": uniform(SIZE),
-        "normal": rng.standard_normal((NUM, SIZE)),
+        "normal": rng.standard_normal((num, SIZE)),
         "ties of both signs": np.hstack([15 * ones, -15 * ones, uniform(2) * 1e-3 + 15, uniform(SIZE - 4)]),
         "near ties": np.hstack([15 + 0.015 * uniform(2), -15 + 0.015 * uniform(1), uniform(SIZE - 3)]),
         "geometric": uniform(1, 0.3, 0.95) ** places,
-        "outliers": np.hstack([uniform(4, 1, 10), np.abs(rng.standard_normal((NUM, SIZE - 4))) / 2]),
+        "outliers": np.hstack([uniform(4, 1, 10), np.abs(rng.standard_normal((num, SIZE - 4))) / 2]),
         "condition 1e6": 10 ** uniform(SIZE, -6, 0),
         "clustered": np.hstack([5 + 1e-4 * uniform(3), 1e-3 * uniform(SIZE - 3)]),
         "two near the top": np.hstack([uniform(1, 0.85, 1), ones, 0.3 * uniform(SIZE - 2)]),
-        "path": np.tile(2 * (1 - np.cos(np.pi * (places + 1) / (SIZE + 1))), (NUM, 1)),
+        "path": np.tile(2 * (1 - np.cos(np.pi * (places + 1) / (SIZE + 1))), (num, 1)),
     }
 
 
@@ -52,15 +52,15 @@ def solve(diagonals, keys, num_top, num_bottom):
     return jax.vmap(one)(diagonals, keys)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_converged_pairs_are_the_extreme_ones(dtype, x64):
+@pytest.mark.parametrize(("dtype", "num", "most"), [("float32", 500, 5), ("float64", 100, 3)])
+def test_converged_pairs_are_the_extreme_ones(dtype, num, most, x64):
     missed, total = 0, 0
-    for seed, (name, family) in enumerate(spectra().items()):
+    for seed, (name, family) in enumerate(spectra(num).items()):
         diagonals = jnp.asarray(family, dtype)
         exact = np.sort(np.asarray(diagonals, float), axis=1)
         norm = np.abs(exact).max(axis=1, keepdims=True)
         for num_top, num_bottom in ((1, 0), (2, 1)):
-            values, status = solve(diagonals, jax.random.split(jax.random.key(seed), NUM), num_top, num_bottom)
+            values, status = solve(diagonals, jax.random.split(jax.random.key(seed), num), num_top, num_bottom)
             wanted = np.hstack([exact[:, :num_bottom], exact[:, SIZE - num_top :]])
             # where the residual is at the level of rounding, what it hides is too: see Status.ROUNDING
             rounding = np.where(status == spectral.Status.ROUNDING, 512, 64) * eps(dtype) * norm
@@ -68,10 +68,10 @@ def test_converged_pairs_are_the_extreme_ones(dtype, x64):
             converged = np.asarray(status) <= spectral.Status.ROUNDING
             wrong = (error > TOL * np.abs(wanted)) & converged
             assert np.mean(converged) > 0.9, name
-            missed, total = missed + wrong.any(axis=1).sum(), total + NUM
+            missed, total = missed + wrong.any(axis=1).sum(), total + num
     # one in ten thousand is what the documentation says; the bound is where three times as many would be surprising
-    assert total == 10_000
-    assert missed <= 5
+    assert total == 20 * num
+    assert missed <= most
 
 
 @pytest.mark.parametrize("size", [5, 1000, 200_000])
