@@ -30,8 +30,8 @@ def gradients_of(row: Row) -> float | None:
 
 
 def megabytes_of(row: Row) -> float | None:
-    """Peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
-    return row["peak_bytes"] / 1e6 if row.get("peak_bytes") else None
+    """Median peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
+    return row["peak_bytes"]["median"] / 1e6 if row.get("peak_bytes") else None
 
 
 def error_of(row: Row) -> float | None:

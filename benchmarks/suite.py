@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -109,7 +109,7 @@ def measure_group(
             request = dataclasses.replace(_request(case, group, estimator, control), counter=_COUNTER)
             try:
                 row |= _score(task, group, estimator, request) | {"status": "ok"}
-                timed = _timed(estimator, request.uncounted()) if repeats else None
+                timed = _timed(estimator, request.uncounted(), repeats) if repeats else None
             except NotApplicableError as error:
                 row |= {"status": "not applicable", "note": str(error)}
                 continue
@@ -125,7 +125,7 @@ def measure_group(
                 programs[estimator.name, control] = program
     if repeats:
         jax.block_until_ready(programs[_UNIT].run())
-        rows[_UNIT]["peak_bytes"] = peak_bytes(programs[_UNIT].run)
+        rows[_UNIT]["peak_bytes"] = _peaks(programs[_UNIT].run, repeats)
     seconds = time_interleaved(programs, repeats) if repeats else {}
     unit = seconds.get(_UNIT)
     for key, samples in (seconds | slow).items():
@@ -175,7 +175,7 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
     return found
 
 
-def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, float, int | None]:
+def _timed(estimator: Estimator, request: Request, repeats: int) -> tuple[Program, float, float, dict[str, Any] | None]:
     """The run without a counter, seconds of its first call with all set-up, and of its second; bytes that both take."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -191,8 +191,15 @@ def _timed(estimator: Estimator, request: Request) -> tuple[Program, float, floa
         start = time.perf_counter()
         jax.block_until_ready(run(0))
         second = time.perf_counter() - start
-        more = peak_bytes(lambda: run(0))
-        return Program(lambda: run(0), None, first), first, second, None if more is None else max(held, 0) + more
+        peak = _peaks(lambda: run(0), 1 if second > SLOW else repeats, max(held, 0))
+        return Program(lambda: run(0), None, first), first, second, peak
+
+
+def _peaks(run: Callable[[], Any], repeats: int, held: int = 0) -> dict[str, Any] | None:
+    """Bytes held and taken beyond that: how many depends on the turns of threads."""
+    found = [peak_bytes(run) for _ in range(repeats)]
+    known = [held + more for more in found if more is not None]
+    return dataclasses.asdict(spread(known)) if known else None
 
 
 def _unit(case: Case) -> Program:

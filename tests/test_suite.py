@@ -191,7 +191,7 @@ def test_a_slow_run_is_timed_once_and_apart_from_its_first_call(monkeypatch):
         task, Group("flat", lambda: case), case, "tiny", [Estimator("slow", "extremes", setup)], 3
     )[1]
     assert row["seconds"]["num_samples"] == 1
-    assert len(calls) == 4  # counted, first, timed, for its memory
+    assert len(calls) == 4  # counted, first, timed, once for its memory
     assert row["first_seconds"] != row["seconds"]["median"]
 
 
