@@ -9,6 +9,7 @@ import pytest
 
 from cljax import training
 from cljax.training.checkpoint import Checkpoints
+from cljax.training.loop import _check_free, _create
 from cljax.training.metrics import TIMING_FIELDS, EventLog
 from tests.runs import read_rows, tiny
 
@@ -130,6 +131,44 @@ def test_overwrite_replaces_runs_only(tmp_path):
     with pytest.raises(ValueError, match="exists and is no run"):
         training.fit(config, overwrite=True, progress=False)
     assert (config.directory / "weights.bin").read_text() == "precious"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Make the folder of a tiny run, without its steps."""
+
+    def make(overwrite):
+        config = tiny(tmp_path)
+        _check_free(config.directory, overwrite)
+        _create(config)
+        return config.directory
+
+    return make
+
+
+def test_overwrite_does_not_mind_what_a_crash_left(made):
+    directory = made(False)
+    for name in ("config.json", "metrics.jsonl", "loss.png", "spectrum-4.json"):
+        (directory / f"{name}.partial").touch()
+    assert [path.name for path in made(True).iterdir()] == ["config.json"]
+    (directory / "thesis.tex.partial").touch()
+    with pytest.raises(ValueError, match="exists and is no run"):
+        made(True)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a folder", "a run"])
+def test_a_link_is_kept_and_the_run_is_where_it_leads(there, made, tmp_path):
+    target, link = tmp_path / "disk" / "target", tmp_path / "run"
+    if there == "a run":
+        (made(False) / "checkpoints").mkdir()
+        target.parent.mkdir()
+        link.rename(target)
+    elif there == "a folder":
+        target.mkdir(parents=True)
+    link.symlink_to(target)
+    made(there == "a run")
+    assert link.is_symlink()
+    assert [path.name for path in target.iterdir()] == ["config.json"]
 
 
 def test_an_unknown_schedule_is_refused(tmp_path):

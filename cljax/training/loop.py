@@ -6,6 +6,7 @@ them, and the checkpoints are written by all.
 
 import dataclasses
 import math
+import os
 import pathlib
 import shutil
 import time
@@ -140,10 +141,10 @@ def _check_free(directory: pathlib.Path, overwrite: bool) -> None:
 
 
 def _create(config: RunConfig) -> None:
-    directory = config.directory
-    if directory.exists():
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True)
+    directory = pathlib.Path(os.path.realpath(config.directory))  # where a link leads, which need not exist yet
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     config.save(directory / CONFIG)
 
 
@@ -154,9 +155,9 @@ def _is_run(directory: pathlib.Path) -> bool:
     except (ValueError, TypeError, OSError):
         return False
     known = {CONFIG, METRICS, CHECKPOINTS, EVENTS, "bounds.json"}
-    return all(
-        path.name in known or path.suffix == ".png" or path.match("spectrum-*.json") for path in directory.iterdir()
-    )
+    # a crash may leave a file that was not yet given its name
+    paths = [path.with_suffix("") if path.suffix == ".partial" else path for path in directory.iterdir()]
+    return all(path.name in known or path.suffix == ".png" or path.match("spectrum-*.json") for path in paths)
 
 
 def _continue(
