@@ -207,7 +207,7 @@ def _run(argv: list[str] | None) -> int:
     except jax.errors.JaxRuntimeError as error:
         if is_lost_process(error):
             return _fail(error, LOST)
-        if "RESOURCE_EXHAUSTED" in str(error):
+        if re.search(r"RESOURCE_EXHAUSTED|out of memory", str(error), re.IGNORECASE):
             return _fail("out of memory: expected less; try --microbatch-size, or fewer --max-products", 2)
         return _unexpected()
     except KeyboardInterrupt:

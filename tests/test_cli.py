@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from cljax import cli, training
@@ -167,6 +168,18 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(cli, "fit", interrupted)
     assert cli.main(["track"]) == 130
     assert "cljax resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["RESOURCE_EXHAUSTED: 8 bytes", "INTERNAL: Error dispatching computation: Out of memory allocating 8 bytes."],
+)
+def test_out_of_memory_is_one_line(message, monkeypatch, capsys):
+    def exhausted(*_, **__):
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(cli, "fit", exhausted)
+    assert "try --microbatch-size" in failure(capsys, "track")
 
 
 @pytest.mark.parametrize("command", [[], ["track"], ["resume"], ["spectrum"]])
