@@ -123,4 +123,5 @@ def test_broken_checkpoints_are_told(run_dir, tmp_path):
     (tmp_path / "copy" / "checkpoints" / "12" / "manifest.json").write_text("{")
     found = run_bounds(tmp_path / "copy", num_examples=6)
     assert [at.step for at in found.checkpoints] == [4, 8]
-    assert "checkpoints/12 cannot be read" in found.notes[0]
+    broken = tmp_path / "copy" / "checkpoints" / "12"
+    assert found.notes == (f"checkpoint {broken} cannot be read: its manifest.json is missing or broken",)

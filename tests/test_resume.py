@@ -124,11 +124,22 @@ def test_a_row_that_was_cut_off_is_measured_again(run_dir, whole):
     assert untimed(training.resume(run_dir, progress=False).rows) == untimed(whole.rows)
 
 
-def test_rows_that_are_missing_are_told(run_dir):
+def test_checkpoints_whose_rows_are_missing_are_told_and_one_before_is_used(run_dir, whole):
     path = run_dir / "metrics.jsonl"
-    path.write_text(path.read_text().splitlines(keepends=True)[0])
-    with pytest.raises(ValueError, match="expected at least 3 rows, as the checkpoint says, got 1"):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    result = training.resume(run_dir, progress=False)
+    (note,) = result.notes
+    assert note == f"checkpoint {run_dir / 'checkpoints' / '8'} needs the first 3 rows of the run, of which 2 exist"
+    assert untimed(result.rows) == untimed(read_rows(run_dir)) == untimed(whole.rows)
+
+
+def test_without_rows_there_is_no_checkpoint_to_use(run_dir):
+    (run_dir / "metrics.jsonl").unlink()
+    with pytest.raises(
+        ValueError, match=r"got none \(.*/8 needs the first 3 rows.*/0 .* of which 0 exist\); run it anew"
+    ):
         training.resume(run_dir, progress=False)
+    assert not (run_dir / "metrics.jsonl").exists()
 
 
 def test_what_is_no_run_is_told(tmp_path, run_dir):

@@ -111,7 +111,7 @@ def run_bounds(
         try:
             state = checkpoints.restore(like, step).state
         except CheckpointError as error:
-            notes.append(str(error))
+            notes.extend(error.skipped)
             continue
         found.append(_at(run, state, step, batch))
     if not found:

@@ -27,7 +27,16 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class CheckpointError(ValueError):
-    """No checkpoint of the run can be read; the message names each and why."""
+    """No checkpoint of the run can be used; the message names each and why.
+
+    Args:
+        message: the same.
+        skipped: one line for each checkpoint that cannot be used.
+    """
+
+    def __init__(self, message: str, skipped: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Restored:
         step: of the checkpoint.
         state: the pytree that was saved.
         num_rows: measurements that had been written.
-        skipped: one line for each newer checkpoint that could not be read.
+        skipped: one line for each newer checkpoint that could not be used.
     """
 
     step: int
@@ -87,12 +96,13 @@ class Checkpoints:
             manifest = {"num_rows": num_rows, "sha256": _checksums(folder)}
             write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
-    def restore(self, like: PyTree, step: int | None = None) -> Restored:
+    def restore(self, like: PyTree, step: int | None = None, *, max_rows: int | None = None) -> Restored:
         """Read the newest checkpoint that is whole, or one.
 
         Args:
             like: pytree of arrays and keys with the structure, shapes, dtypes and shardings to read into.
             step: None, or of the checkpoint to read.
+            max_rows: skip checkpoints before which more measurements had been written.
 
         Returns:
             The state, and what had to be skipped.
@@ -106,6 +116,11 @@ class Checkpoints:
         for candidate in reversed(steps if step is None else [step]):
             folder = self._directory / str(candidate)
             num_rows, broken = on_writer(partial(_check, folder))
+            if broken is None and max_rows is not None and num_rows > max_rows:
+                skipped.append(
+                    f"checkpoint {folder} needs the first {num_rows} rows of the run, of which {max_rows} exist"
+                )
+                continue
             if broken is None:
                 try:
                     state = self._read(candidate, like)
@@ -117,7 +132,10 @@ class Checkpoints:
                 return Restored(candidate, state, num_rows, tuple(skipped))
             skipped.append(f"checkpoint {folder} cannot be read: {broken}")
         why = "; ".join(skipped) or "there is none"
-        raise CheckpointError(f"{self._directory}: expected a readable checkpoint, got none ({why}); run it anew")
+        remedy = "run it anew" if step is None else "name another step"
+        raise CheckpointError(
+            f"{self._directory}: expected a readable checkpoint, got none ({why}); {remedy}", tuple(skipped)
+        )
 
     def _read(self, step: int, like: PyTree) -> PyTree:
         abstract = jax.tree.map(lambda x: ocp.utils.to_shape_dtype_struct(_to_array(x)), like)

@@ -98,8 +98,9 @@ def resume(
 ) -> RunResult:
     """Go on with a stopped run from its newest readable checkpoint, as if it had never stopped.
 
-    Rows after that checkpoint are measured again; on one device they come out the same, bit for bit, but for the
-    seconds. The number of devices and of processes may be another one; then they are the same to rounding.
+    A checkpoint counts as readable if the rows measured before it are there, too. Rows after it are measured again; on
+    one device they come out the same, bit for bit, but for the seconds. The number of devices and of processes may be
+    another one; then they are the same to rounding.
 
     Args:
         run_dir: folder of the run.
@@ -109,7 +110,7 @@ def resume(
         stop_after: stop before this step.
 
     Returns:
-        All rows; ``notes`` names checkpoints that could not be read.
+        All rows; ``notes`` names checkpoints that could not be used.
 
     Raises:
         ValueError: if the folder holds no run, or no checkpoint can be read.
@@ -120,8 +121,10 @@ def resume(
     saved = RunConfig.load(directory / CONFIG)
     config = saved.on_devices(num_devices, mesh)
     run, state = make_run(config)
-    restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state)
-    rows = on_writer(lambda: MetricsLog(directory / METRICS).truncate(restored.num_rows))
+    log = MetricsLog(directory / METRICS)
+    num_rows = on_writer(lambda: len(log.read()))
+    restored = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints).restore(state, max_rows=num_rows)
+    rows = on_writer(lambda: log.truncate(restored.num_rows))
     if config != saved:
         on_writer(lambda: config.save(directory / CONFIG))
     notes = (*run.notes, *restored.skipped)
