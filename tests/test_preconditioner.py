@@ -43,6 +43,8 @@ CASES = {
     ),
     "accumulated": (optax.MultiSteps(optax.adam(LR), 1), {}, MOMENTUM),
     "amsgrad": (optax.amsgrad(LR), {}, MOMENTUM),
+    "adabelief": (optax.adabelief(LR, **SETTINGS), SETTINGS, MOMENTUM),
+    "adabelief injected": (optax.inject_hyperparams(optax.adabelief)(LR, **SETTINGS), {}, MOMENTUM),
     "rmsprop": (optax.rmsprop(LR), {}, LAST),
     "rmsprop as in torch": (optax.rmsprop(LR, eps=0.1, eps_in_sqrt=False), {"eps": 0.1, "eps_in_sqrt": False}, LAST),
     "rmsprop inside": (optax.rmsprop(LR, eps=0.1), {"eps": 0.1}, LAST),

@@ -13,12 +13,15 @@ from cljax._typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class _Moment:
-    """Where a state keeps its second moment, and how Optax makes the divisor of it unless told otherwise."""
+    """Where a state keeps its second moment, and how Optax makes the divisor of it unless told otherwise.
+
+    An ``eps_root`` of None says that the moment has it already.
+    """
 
     field: str
     corrects_bias: bool = False
     eps: float = 1e-8
-    eps_root: float = 0.0
+    eps_root: float | None = 0.0
     eps_in_sqrt: bool = False
     b2: float = 0.999
 
@@ -26,7 +29,7 @@ class _Moment:
 # by name: not all of these classes are exported
 _MOMENTS = {
     "ScaleByAdamState": _Moment("nu", corrects_bias=True),
-    "ScaleByBeliefState": _Moment("nu", corrects_bias=True, eps=1e-16, eps_root=1e-16),
+    "ScaleByBeliefState": _Moment("nu", corrects_bias=True, eps=1e-16, eps_root=None),
     "ScaleByAmsgradState": _Moment("nu_max"),
     "ScaleByRmsState": _Moment("nu", eps_in_sqrt=True, b2=0.9),
     "ScaleByRmsWithCountState": _Moment("nu", corrects_bias=True, eps_in_sqrt=True, b2=0.9),
@@ -53,7 +56,7 @@ def preconditioner(
             centered), ``adagrad`` or of what is made of them, however chained, masked, wrapped or injected.
         b2: decay of the second moment, of which the bias correction follows.
         eps: is added to the root, or inside of it where ``eps_in_sqrt``.
-        eps_root: is added inside of the root.
+        eps_root: is added inside of the root; AdaBelief's state has it already.
         eps_in_sqrt: where ``eps`` stands; by default as Optax has it, inside for RMSProp and Adagrad.
 
     Returns:
@@ -86,7 +89,7 @@ def preconditioner(
     rule = _MOMENTS[type(state).__name__]
     decay = _first(b2, injected.get("b2"), injected.get("decay"), rule.b2)
     eps = _first(eps, injected.get("eps"), rule.eps)
-    eps_root = _first(eps_root, injected.get("eps_root"), rule.eps_root)
+    eps_root = 0.0 if rule.eps_root is None else _first(eps_root, injected.get("eps_root"), rule.eps_root)
     moment = getattr(state, rule.field)
     correction = 1.0
     if rule.corrects_bias:
