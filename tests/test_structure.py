@@ -59,6 +59,9 @@ def test_a_singular_structure_matrix_has_infinite_spread_and_nan_stays_nan():
     assert float(found.lambda_max) == pytest.approx(2)
     assert abs(float(found.lambda_min)) < 1e-6
     assert np.isposinf(found.spread)
+    zero = theory.structure_extremes(tied, loss, jnp.ones((1, 1)), cljax.Batch(jnp.zeros((2, 1)), batch.targets))
+    assert float(zero.lambda_max) == 0
+    assert np.isposinf(zero.spread)
     broken = theory.structure_extremes(
         tied, loss, jnp.ones((1, 1)), cljax.Batch(jnp.full((2, 1), jnp.nan), batch.targets)
     )

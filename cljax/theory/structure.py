@@ -194,7 +194,7 @@ def _extremes(
     greatest = jnp.max(jnp.where(counted, ends[:, 1], -jnp.inf))
     valid = jnp.any(counted) & jnp.all(known | ~counted[:, None], axis=0)
     lambda_min, lambda_max = (jnp.where(valid[i], x, jnp.nan) for i, x in enumerate((least, greatest)))
-    spread = jnp.log(lambda_max / jnp.where(is_above_rounding(lambda_min, lambda_max, num_scores), lambda_min, 0))
+    spread = jnp.where(is_above_rounding(lambda_min, lambda_max, num_scores), jnp.log(lambda_max / lambda_min), jnp.inf)
     spread = jnp.where(jnp.isnan(lambda_min) | jnp.isnan(lambda_max), jnp.nan, spread)
     whole = eigenvalues if spectra else None
     return StructureExtremes(
