@@ -251,6 +251,14 @@ def test_e4_the_printed_bounds_by_constants_fail(a, side, x64):
     np.testing.assert_allclose([mended.lower, mended.upper], [[a / 2]] * 2)
 
 
+def test_without_strong_convexity_the_lower_bound_is_0_however_large_the_residual():
+    batch = cljax.Batch(jnp.ones((2, 1)), jnp.array([[1.0], [2.0]]))
+    found = theory.risk_bounds(linear, losses.fenchel_young(losses.poisson()), jnp.array([[50.0]]), batch)
+    np.testing.assert_array_equal(found.lower, 0)
+    assert found.covered.all()
+    assert float(found.risk_lower) == 0
+
+
 CASE = (jnp.ones((2, 1)), jnp.array([0, 1]))
 
 

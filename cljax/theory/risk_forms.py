@@ -90,7 +90,8 @@ class _Quadratic(Form):
         convex = jnp.full(q.loss.shape, regularizer.strong_convexity is not None)
         # without strong convexity there is no lower bound but 0; without a coefficient no upper one
         upper = jnp.where(bounded, jnp.where(bounded, coefficient, 0) * high, jnp.inf)
-        return half * low, upper, {"strongly convex": convex, "loss below a multiple of |r|²": bounded}
+        lower = half * low if half else jnp.zeros_like(low)  # low may be +inf
+        return lower, upper, {"strongly convex": convex, "loss below a multiple of |r|²": bounded}
 
 
 class _Squared(_Quadratic):
