@@ -204,6 +204,31 @@ def test_losing_information_shrinks_the_bound():
     assert coarse.information_loss == pytest.approx(fine.tv_features - coarse.tv_features)
 
 
+@pytest.mark.parametrize("values", [[0.0, 5e-324], [-5e-324, 0.0, 5e-324], [1e-310, 3e-310], [-1.7e308, 1.7e308]])
+def test_bins_of_numbers_at_the_ends_of_the_range(values):
+    codes = theory.quantize(np.array(values)[:, None], 2)[:, 0]
+    assert codes.tolist() == [0, 1, 1][: len(values)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_rows_share_an_id_if_they_hold_nan(dtype):
+    rows = np.array([[np.nan, 1], [np.nan, 1], [np.nan, 2], [0, 1], [-0.0, 1]], dtype)
+    assert len(set(theory.group_ids(rows)[[0, 1]])) == 1
+    assert len(set(theory.group_ids(rows)[[0, 2, 3]])) == 3
+    assert len(set(theory.group_ids(rows)[[3, 4]])) == 1
+    assert theory.group_ids(rows[:, :0]).tolist() == [0] * 5
+
+
+def test_ids_of_two_integer_types_stay_apart():
+    def num_cells(*features):
+        samples = [theory.Sample(np.array(x), GOOD.labels, GOOD.losses) for x in features]
+        return theory.generalization_bounds(*samples).num_cells
+
+    big = np.array([2**53, 2**64 - 1], np.uint64)
+    assert num_cells(big, [2**53 + 1, -1]) == 4
+    assert num_cells(np.array([7, 8], np.uint64), np.array([7, 8], np.int8)) == 2
+
+
 GOOD = theory.Sample(np.array([0, 1]), np.array([0, 1]), np.array([0.1, 0.2]))
 
 

@@ -228,7 +228,8 @@ def _common_ids(field: str, train: Sample, test: Sample) -> np.ndarray:
     rows = [np.asarray(getattr(sample, field)) for sample in (train, test)]
     if rows[0].shape[1:] != rows[1].shape[1:]:
         raise ValueError(f"test.{field}: expected shape (n, {rows[0].shape[1:]}), as train, got {rows[1].shape}")
-    return group_ids(np.concatenate(rows))
+    # sign and 64 bits are exact for integers of any type; a common type may be a float
+    return group_ids(*(np.concatenate(part) for part in ([r < 0 for r in rows], [r.astype(np.uint64) for r in rows])))
 
 
 def _within_cells(

@@ -32,8 +32,12 @@ def group_ids(*arrays: Any) -> np.ndarray:
     if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
         raise ValueError(f"arrays: expected arrays of one length, got shapes {shapes}")
     rows = [np.asarray(a).reshape(shape[0], math.prod(shape[1:])) for a, shape in zip(arrays, shapes, strict=True)]
+    # NaN, unequal to itself, becomes 0 and a mark
+    unequal = [np.not_equal(row, row) for row in rows]
+    rows = [np.where(nan, row.dtype.type(0), row) if nan.any() else row for nan, row in zip(unequal, rows, strict=True)]
     # + 0 makes −0 the same as 0
-    columns = [np.unique(row + row.dtype.type(0), axis=0, return_inverse=True)[1].reshape(-1) for row in rows]
+    parts = [row + row.dtype.type(0) for row in rows] + [nan for nan in unequal if nan.any()]
+    columns = [np.unique(part, axis=0, return_inverse=True)[1].reshape(-1) for part in parts]
     return np.unique(np.stack(columns, -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
 
 
@@ -134,6 +138,8 @@ def quantize(features: Any, num_bins: int) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError("features: expected finite values, got NaN or infinity; drop those examples")
     low, high = values.min(axis=0), values.max(axis=0)
-    # halves: the difference of two finite numbers may overflow
-    width = np.where(high > low, high / 2 - low / 2, 1)
-    return np.minimum((num_bins * ((values / 2 - low / 2) / width)).astype(np.int64), num_bins - 1)
+    # powers of two scale exactly, and to entries of at most 1, whose differences neither overflow nor vanish
+    _, exponent = np.frexp(np.maximum(np.abs(low), np.abs(high)))
+    values, low, high = (np.ldexp(x, -exponent) for x in (values, low, high))
+    width = np.where(high > low, high - low, 1)
+    return np.minimum((num_bins * ((values - low) / width)).astype(np.int64), num_bins - 1)
