@@ -80,6 +80,7 @@ NEAR = {"smoothness": 1.0, "learning_rate": 0.5, "mean_change": 0.0, "max_change
         (theory.linear_rate_limit, LIMIT, {"batch_size": 0}, "batch_size: expected an integer of at least 1"),
         (theory.linear_rate_limit, LIMIT, {"capacity": -1.0}, "capacity: expected at least 0"),
         (theory.linear_rate_limit, LIMIT, {"strong_convexity": 3.0}, "strong_convexity: expected a number in"),
+        (theory.linear_rate_limit, LIMIT, {"smoothness": np.inf}, "smoothness: expected a positive finite number"),
         (lambda **kw: theory.num_steps_to(0.1, **kw), STEPS, {"batch_size": 0}, "batch_size"),
         (lambda **kw: theory.num_steps_to(0.1, **kw), STEPS, {"batch_size": 9}, "batch_size"),
         (

@@ -137,7 +137,7 @@ def linear_rate_limit(
     The source prints the first term with a minus, which makes the limit of a non-negative quantity negative.
 
     Args:
-        smoothness: L.
+        smoothness: L, above 0 and finite.
         strong_convexity: σ, above 0, at most L.
         num_examples: n.
         batch_size: m, at most n.
@@ -148,7 +148,7 @@ def linear_rate_limit(
         The limit.
 
     Raises:
-        ValueError: if σ is not in (0, L], a batch is greater than the data, or the capacity is below 0.
+        ValueError: if L is not finite, σ not in (0, L], a batch greater than the data, or the capacity below 0.
 
     Example:
         >>> from cljax import theory
@@ -160,13 +160,14 @@ def linear_rate_limit(
     References:
         arXiv:2608.09523, theorem 4.2 (3) and corollary 4.2 (2), with the sign of equation 121 mended.
     """
+    if not 0 < smoothness < math.inf:
+        raise ValueError(f"smoothness: expected a positive finite number, got {smoothness}")
     if not 0 < strong_convexity <= smoothness:
         raise ValueError(f"strong_convexity: expected a number in (0, {smoothness}], got {strong_convexity}")
     num_examples, batch_size = _check_sizes(num_examples, batch_size)
     if not capacity >= 0:
         raise ValueError(f"capacity: expected at least 0, as R_* is at least the mean of R_B*, got {capacity}")
-    ratio = strong_convexity / smoothness
-    return (num_examples - batch_size) * change / (ratio * batch_size) - capacity
+    return (num_examples - batch_size) * change * smoothness / (strong_convexity * batch_size) - capacity
 
 
 def _check_sizes(num_examples: int, batch_size: int) -> tuple[int, int]:
