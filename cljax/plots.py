@@ -220,13 +220,14 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
     thresholds = [("2/lr", 2.0, "--")] + ([("(2+2β)/lr", 2 + 2 * momentum, ":")] if momentum else [])
     rates = _column(rows, "learning_rate")
     for label, factor, style in thresholds:
-        bound = np.divide(factor, rates, out=np.full_like(rates, np.nan), where=rates > 0)
-        top.plot(steps, bound, color=_GREY, ls=style, label=label)
+        top.plot(steps, _thresholds(factor, rates), color=_GREY, ls=style, label=label)
     if min((value for row in rows for value in row["hessian_top"]), default=1) > 0:
         top.set_yscale("log")
-    slowest = [(2 + 2 * momentum) / rate for rate in rates[: len(rates) // 2 + 1] if rate > 0]
-    if slowest:  # a schedule that ends at 0 sends the thresholds to infinity
-        top.set_ylim(top=1.5 * max(slowest + [value for row in rows for value in row["hessian_top"]]))
+    # a schedule that ends at 0 sends the thresholds to infinity
+    slowest = _thresholds(2 + 2 * momentum, rates[: len(rates) // 2 + 1])
+    if np.isfinite(slowest).any():
+        heights = np.array([*slowest, *(value for row in rows for value in row["hessian_top"])])
+        top.set_ylim(top=1.5 * heights[np.isfinite(heights)].max())
     top.set_ylabel("eigenvalue  [loss / parameter²]")
     top.set_title(f"{title}: extreme eigenvalues", loc="left")
     bottom.axhline(0, color=_GREY, lw=0.8)
@@ -236,6 +237,12 @@ def _eigenvalue_figure(rows: list[dict[str, Any]], title: str, momentum: float) 
     if rows[0]["hessian_bottom"]:
         bottom.legend()
     return figure
+
+
+def _thresholds(factor: float, rates: np.ndarray) -> np.ndarray:
+    """The quotients factor / rates, NaN where one is no finite number."""
+    seen = rates > factor / np.finfo(float).max
+    return np.divide(factor, rates, out=np.full_like(rates, np.nan), where=seen)
 
 
 def _structure_figure(rows: list[dict[str, Any]], title: str) -> Figure:

@@ -98,11 +98,24 @@ def test_the_unit_of_the_loss_is_that_of_its_regularizer(figures):
         [row(step, num_top=0) for step in range(3)],
         [row(step, hessian_top=[-1.0, -2.0]) for step in range(3)],
         [row(0), row(1, train_loss=math.nan, hessian_top=[math.nan] * 2, accurate=False), row(2)],
+        [row(0), row(1, hessian_top=[math.inf, 3.0], gauss_newton_top=math.inf)],
         [row(step, learning_rate=0.0) for step in range(2)],
+        [row(0, learning_rate=1e-320), row(1)],
         [row(step, structure_min=-1e-9) for step in range(2)],
         [{name: value for name, value in row(0).items() if not name.startswith(("structure", "gauss"))}],
     ],
-    ids=["one", "no-bottom", "no-top", "negative", "nan", "rate-0", "singular", "no-structure"],
+    ids=[
+        "one",
+        "no-bottom",
+        "no-top",
+        "negative",
+        "nan",
+        "infinite",
+        "rate-0",
+        "rate-subnormal",
+        "singular",
+        "no-structure",
+    ],
 )
 def test_rows_that_lack_something_still_draw(figures, rows):
     assert figures(rows).keys() == {"loss.png", "eigenvalues.png", "structure.png"}
