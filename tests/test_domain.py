@@ -22,6 +22,13 @@ SIMPLEX = "expected probabilities: entries of at least 0 whose sum is 1"
         (losses.poisson(), [[-1.0, 2.0]], 2, "expected counts or rates: entries of at least 0"),
         (losses.shannon(), [0, 3], 3, r"targets\[1\]: expected a label in 0..2, got 3; renumber the classes"),
         (losses.squared(), [[np.inf, 0.0]], 2, r"targets\[0\]: expected finite values, got \[inf"),
+        (
+            losses.squared(),
+            [[-5.2e29, 0.0]],
+            2,
+            r"any real vectors, and a value .* float32 can hold; got .*; scale the",
+        ),
+        (losses.poisson(), [[3e38, 0.0]], 2, r"at least 0, and a value .* float32 can hold; got .*; scale the targets"),
         (losses.power(3), [[np.nan, 0.0]], 2, r"expected finite values.*weight 0"),
     ],
 )

@@ -12,6 +12,7 @@ from cljax.losses.regularizer import Regularizer
 _REMEDY = {
     "negative": "clip or count again",
     "sum": "divide each row by its sum",
+    "large": "scale the targets",
     "above": "divide by the number of trials, or use losses.poisson() for counts",
 }
 
@@ -30,8 +31,8 @@ def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: An
         The targets as points of the domain, shape (..., K); unchanged for a loss that is not a Fenchel-Young loss.
 
     Raises:
-        ValueError: if a target is not finite, out of the domain, or a label not in 0..K−1, or the shapes do not match;
-            the message names the first such row, the domain, and the remedy.
+        ValueError: if a target is not finite, out of the domain or so large that Ω overflows, or a label not in 0..K−1,
+            or the shapes do not match; the message names the first such row, the domain, and the remedy.
         TypeError: if class labels are expected, by shape, and the targets are not integers.
 
     Example:
@@ -58,8 +59,18 @@ def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: An
         raise ValueError(f"{at}: expected a label in 0..{row.size - 1}, got {given[where]}; renumber the classes")
     if not np.isfinite(row).all():
         raise ValueError(f"{at}: expected finite values, got {_short(row)}; drop the row or give it weight 0")
-    reason = "negative" if row.min() < 0 else "above" if "at most 1" in regularizer.domain else "sum"
-    raise ValueError(f"{at}: expected {regularizer.domain}; got {_short(row)}; {_REMEDY[reason]}")
+    expected, reason = regularizer.domain, _reason(regularizer, row)
+    if reason == "large":
+        expected += f", and a value of the regularizer that {row.dtype} can hold"
+    raise ValueError(f"{at}: expected {expected}; got {_short(row)}; {_REMEDY[reason]}")
+
+
+def _reason(regularizer: Regularizer, row: np.ndarray) -> str:
+    if "at least 0" in regularizer.domain and row.min() < 0:
+        return "negative"
+    if "at most 1" in regularizer.domain:
+        return "above"
+    return "sum" if regularizer.on_simplex else "large"
 
 
 def _short(row: np.ndarray) -> str:
