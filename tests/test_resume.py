@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -151,3 +152,34 @@ def test_what_is_no_run_is_told(tmp_path, run_dir):
     (run_dir / "config.json").write_text(json.dumps({"colour": "red"}))
     with pytest.raises(ValueError, match="colour"):
         training.resume(run_dir, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model_option", [3], r"expected a list of strings, got \[3\]"),
+        ("shard", "fsdp", 'expected a list of strings, got "fsdp"'),
+        ("mesh", 3, "expected a string or null, got 3"),
+        ("run_dir", ["a"], r'expected a string or null, got \["a"\]'),
+        ("num_steps", True, "expected an integer, got true"),
+        ("basis_size", "many", 'expected an integer or null, got "many"'),
+        ("momentum", "much", 'expected a number, got "much"'),
+        ("track_decay", 1, "expected true or false, got 1"),
+        ("loss", {}, r"expected a string, got \{\}"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_named(field, value, message, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"learning_rate": 1, field: value}))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: {field}: {message}; mend that line$"):
+        training.RunConfig.load(path)
+
+
+def test_fewer_steps_than_the_run_has_are_told(run_dir):
+    path = run_dir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_steps": 6}))
+    result = training.resume(run_dir, progress=False)
+    assert result.notes == ("num_steps: the run has 8 steps already, more than 6; none was added",)
+    assert result.finished
+    assert [row["step"] for row in result.rows] == [0, 3, 6]
+    assert Checkpoints(run_dir / "checkpoints").steps() == [0, 4, 8]

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import pathlib
+import types
+import typing
 from typing import Any, Literal
 
 import numpy as np
@@ -191,16 +193,41 @@ class RunConfig:
             The configuration.
 
         Raises:
-            ValueError: if the file is missing, is no JSON object, or has unknown fields.
+            ValueError: if the file is missing, is no JSON object, or has unknown fields or values of a wrong type.
         """
         try:
             saved: dict[str, Any] = json.loads(path.read_text())
             fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+            for field in dataclasses.fields(cls):
+                if field.name in fields and not _fits(fields[field.name], field.type):
+                    wanted, got = _in_words(field.type), json.dumps(saved[field.name])
+                    raise ValueError(f"{path}: {field.name}: expected {wanted}, got {got}; mend that line")
             return cls(**fields)
         except FileNotFoundError as error:
             raise ValueError(f"run_dir: expected a run with config.json in it, got {path.parent}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: expected the configuration of a run, got {error}") from error
+
+
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a field's type; a literal is a string whose value is checked elsewhere."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return tuple(str if typing.get_origin(option) is Literal else option for option in options)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a field, as JSON has them: an integer is a number, and true is no integer."""
+    kinds = _kinds(kind)
+    if isinstance(value, tuple):
+        return tuple[str, ...] in kinds and all(isinstance(entry, str) for entry in value)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _in_words(kind: Any) -> str:
+    return " or ".join(_WORDS.get(option, "a list of strings") for option in _kinds(kind))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -128,6 +128,10 @@ def resume(
     if config != saved:
         on_writer(lambda: config.save(directory / CONFIG))
     notes = (*run.notes, *restored.skipped)
+    if restored.step > config.num_steps:
+        notes += (
+            f"num_steps: the run has {restored.step} steps already, more than {config.num_steps}; none was added",
+        )
     return _continue(run, restored.state, directory, rows, notes, progress, stop_after, restored.step)
 
 
@@ -178,7 +182,7 @@ def _continue(
     checkpoints = Checkpoints(directory / CHECKPOINTS, config.keep_checkpoints)
     events = EventLog(directory / EVENTS, first) if is_writer() else None
     started = time.perf_counter()
-    finished, preempted_at = False, None
+    finished, preempted_at = first > config.num_steps, None
     expect_loss(_remedy(directory, saved))
     try:
         with StopSignal() as stop, RunProgress(config.num_steps, progress and is_writer()) as bar:
