@@ -12,8 +12,13 @@ from tests.oracles import dense_gauss_newton, tolerance
 from tests.problems import NAMES, problem
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [1, 3, 5, 100])
+EVERY_SIZE = ("softmax-mlp", "weighted", "tokens")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, 3) for name in NAMES] + [(name, size) for name in EVERY_SIZE for size in (1, 5, 100)],
+)
 def test_microbatched_products_are_exact_on_uneven_batches(name, size, x64):
     case = problem(name)
     pairs = [
