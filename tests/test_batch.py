@@ -11,7 +11,6 @@ from cljax._batch import as_batch, split_batch, weighted_mean
 from tests.oracles import dense_gauss_newton, tolerance
 from tests.problems import NAMES, problem
 
-
 EVERY_SIZE = ("softmax-mlp", "weighted", "tokens")
 
 
