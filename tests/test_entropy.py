@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import losses, theory
-from tests.oracles import eps
+from tests.oracles import eps, tolerance
+from tests.problems import linear
 from tests.test_losses import REGULARIZERS, targets_like
 
 
@@ -131,6 +132,57 @@ def test_examples_without_weight_do_not_count(x64):
     np.testing.assert_allclose(found, 0.5 * np.log(2), rtol=1e-14)
     alone = theory.conditional_entropy(losses.shannon(), labels, [0, 0, 1, 2], weight=[1, 1, 2, 0], num_classes=2)
     np.testing.assert_allclose(alone, 0.5 * np.log(2), rtol=1e-14)
+
+
+def in_double(y, groups, weight):
+    """H(Y|X) and I(X; Y) of squares in NumPy, in float64."""
+    sums = np.bincount(groups, weight)
+    means = np.bincount(groups, weight * y) / sums
+    within = np.average((y - means[groups]) ** 2, weights=weight) / 2
+    return within, np.average((means - np.average(y, weights=weight)) ** 2, weights=sums) / 2
+
+
+def test_values_far_above_the_entropy_do_not_cancel_in_single_precision():
+    assert theory.conditional_entropy(losses.squared(), np.array([[10000.0], [10001.0]]), None) == 0.125
+    rng = np.random.default_rng(0)
+    y, groups = (2000 + rng.standard_normal((20000, 1))).astype(np.float32), rng.integers(0, 50, 20000)
+    within, between = in_double(y[:, 0].astype(float), groups, np.ones(20000))
+    rtol = tolerance(jnp.float32, 1)
+    np.testing.assert_allclose(theory.conditional_entropy(losses.squared(), y, groups), within, rtol=rtol)
+    np.testing.assert_allclose(theory.bregman_information(losses.squared(), y, groups), between, rtol=rtol)
+    coarse = in_double(y[:, 0].astype(float), groups % 7, np.ones(20000))[0]
+    lost = theory.information_loss(losses.squared(), y, groups, groups % 7)
+    np.testing.assert_allclose(lost, coarse - within, rtol=rtol)
+    assert lost.dtype == jnp.float32
+
+
+def test_the_floor_of_the_risk_does_not_cancel_either():
+    rng = np.random.default_rng(0)
+    y, groups = (2000 + rng.standard_normal((100, 1))).astype(np.float32), rng.integers(0, 9, 100)
+    loss, x = losses.fenchel_young(losses.squared()), jnp.asarray(groups[:, None], jnp.float32)
+
+    def floor(y):
+        return theory.risk_bounds(linear, loss, jnp.ones((1, 1)), (x, y), groups=groups).floor
+
+    expected = in_double(y[:, 0].astype(float), groups, np.ones(100))[0]
+    np.testing.assert_allclose([floor(y), jax.jit(floor)(y)], [expected] * 2, rtol=tolerance(jnp.float32, 1))
+
+
+@pytest.mark.parametrize("size", [5e-324, 1e-46, 1e-40, 3e38, 1e39, 1e308])
+def test_the_size_of_all_weights_does_not_matter(size):
+    labels, groups = np.array([0, 1, 1, 2, 0, 1]), np.array([0, 0, 1, 1, 1, 2])
+    for call in (theory.conditional_entropy, theory.bregman_information):
+        found = call(losses.shannon(), labels, groups, weight=np.full(6, size), num_classes=3)
+        np.testing.assert_array_equal(found, call(losses.shannon(), labels, groups, num_classes=3))
+
+
+def test_soft_labels_rounded_to_single_precision_are_in_the_domain():
+    rng = np.random.default_rng(0)
+    y = (rng.dirichlet(np.ones(100), 8) * (1 + 1e-5)).astype(np.float32)
+    exact = y.astype(float) / y.sum(1, dtype=float, keepdims=True)
+    expected = shannon(exact.mean(0)) - np.mean([shannon(row) for row in exact])
+    found = theory.conditional_entropy(losses.shannon(), y, None)
+    np.testing.assert_allclose(found, expected, rtol=tolerance(jnp.float32, 1))
 
 
 def test_groups_of_equal_rows():

@@ -11,7 +11,7 @@ from cljax._checks import check_positive_int
 from cljax.losses.domain import check_targets
 from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.losses.regularizer import Regularizer
-from cljax.theory.groups import check_groups, check_refines, group_means
+from cljax.theory.groups import check_groups, check_refines, sum_groups
 
 
 def conditional_entropy(
@@ -93,8 +93,7 @@ def bregman_information(
     """
     regularizer, points, shares = _prepare(regularizer, targets, weight, num_classes)
     ids, num_groups = check_groups("groups", groups, points.shape[0])
-    everything = grouped_entropy(regularizer, points, shares, np.zeros_like(ids), 1)
-    return everything - grouped_entropy(regularizer, points, shares, ids, num_groups)
+    return _entropy_of_means(regularizer, points, shares, ids, num_groups, np.zeros_like(ids), 1)
 
 
 def information_loss(
@@ -139,13 +138,12 @@ def information_loss(
     fine, num_fine = check_groups("groups", groups, points.shape[0])
     coarse, num_coarse = check_groups("feature_groups", feature_groups, points.shape[0])
     check_refines(fine, coarse, ("groups", "feature_groups"))
-    after = grouped_entropy(regularizer, points, shares, coarse, num_coarse)
-    return after - grouped_entropy(regularizer, points, shares, fine, num_fine)
+    return _entropy_of_means(regularizer, points, shares, fine, num_fine, coarse, num_coarse)
 
 
 def _prepare(
     loss: Regularizer | FenchelYoungLoss, targets: Any, weight: Any, num_classes: int | None
-) -> tuple[Regularizer, jax.Array, jax.Array]:
+) -> tuple[Regularizer, jax.Array, np.ndarray]:
     regularizer = loss.regularizer if isinstance(loss, FenchelYoungLoss) else loss
     if not isinstance(regularizer, Regularizer):
         raise TypeError(f"regularizer: expected a cljax Regularizer, got {type(loss).__name__}; try losses.shannon()")
@@ -165,17 +163,50 @@ def _prepare(
     dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(floating), jnp.float32)
     shape = given.shape if given.ndim == 2 else (len(given), check_positive_int("num_classes", num_classes, 2))
     points = check_targets(regularizer, given[rows], jax.ShapeDtypeStruct(shape, dtype))
-    return regularizer, points, jnp.asarray(shares, dtype)
+    # sums of weights of any size neither overflow nor vanish
+    return regularizer, points, shares / shares.max()
+
+
+def grouped_entropy(
+    regularizer: Regularizer, points: jax.Array, weight: Any, groups: Any, num_groups: int
+) -> jax.Array:
+    """H_Ω(Y|X) of checked arrays: points (n, K), weights (n,), groups (n,) of ids below ``num_groups``."""
+    # in float64 whatever the mode: values of Ω may be many times their difference
+    with jax.enable_x64(True):
+        points_wide, weight = _widened(regularizer, points, weight)
+        return _entropy(regularizer, points_wide, weight, groups, num_groups).astype(points.dtype)
+
+
+def _entropy_of_means(
+    regularizer: Regularizer,
+    points: jax.Array,
+    weight: Any,
+    fine: np.ndarray,
+    num_fine: int,
+    coarse: np.ndarray,
+    num_coarse: int,
+) -> jax.Array:
+    """H_Ω(Y|T) − H_Ω(Y|X) for T = φ(X): the entropy of the means E[Y|X] given T, so that no entropies cancel."""
+    of_group = np.zeros(num_fine, np.int32)
+    of_group[fine] = coarse
+    with jax.enable_x64(True):
+        points_wide, weight = _widened(regularizer, points, weight)
+        means, totals = sum_groups(points_wide, weight, fine, num_fine)
+        return _entropy(regularizer, means, totals, of_group, num_coarse).astype(points.dtype)
+
+
+@partial(jax.jit, static_argnames="regularizer")
+def _widened(regularizer: Regularizer, points: jax.Array, weight: Any) -> tuple[jax.Array, jax.Array]:
+    """Points and weights in float64; on the simplex as exactly as that asks for."""
+    points = points.astype(jnp.float64)
+    if regularizer.on_simplex:
+        points = points / jnp.sum(points, axis=-1, keepdims=True)
+    return points, weight.astype(jnp.float64)
 
 
 @partial(jax.jit, static_argnames=("regularizer", "num_groups"))
-def grouped_entropy(
-    regularizer: Regularizer, points: jax.Array, weight: jax.Array, groups: Any, num_groups: int
-) -> jax.Array:
-    """H_Ω(Y|X) of checked arrays: points (n, K), weights (n,), groups (n,) of ids below ``num_groups``."""
-    means, totals = group_means(points, weight, groups, num_groups)
-    # a group without weight has no mean: any point of the domain stands for it
-    means = jnp.where(totals[:, None] == 0, points[:1], means)
-    values = jnp.where(weight == 0, 0, weight * regularizer.value(points))
-    inside = totals * regularizer.value(means)
-    return (jnp.sum(values) - jnp.sum(inside)) / jnp.sum(weight)
+def _entropy(regularizer: Regularizer, points: jax.Array, weight: jax.Array, groups: Any, num_groups: int) -> jax.Array:
+    means, _ = sum_groups(points, weight, groups, num_groups)
+    # a point without weight, or its group's mean, need not be in the domain
+    excess = regularizer.value(points) - regularizer.value(means)[groups]
+    return jnp.sum(jnp.where(weight == 0, 0, weight * excess)) / jnp.sum(weight)

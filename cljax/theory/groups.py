@@ -1,6 +1,7 @@
 """Groups of examples: the same input, the same feature, told by explicit ids."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -93,7 +94,7 @@ def check_refines(fine: np.ndarray, coarse: np.ndarray, names: tuple[str, str]) 
 
 
 def group_means(values: jax.Array, weight: jax.Array, groups: Any, num_groups: int) -> tuple[jax.Array, jax.Array]:
-    """Weighted mean of each group.
+    """Weighted mean of each group, summed in float64 whatever the mode.
 
     Args:
         values: (n, K).
@@ -102,8 +103,16 @@ def group_means(values: jax.Array, weight: jax.Array, groups: Any, num_groups: i
         num_groups: G, static.
 
     Returns:
-        Means (G, K), 0 for groups without weight, and the groups' weights (G,).
+        Means (G, K), 0 for groups without weight, and the groups' weights (G,), in the arguments' dtypes.
     """
+    with jax.enable_x64(True):
+        means, totals = sum_groups(values.astype(jnp.float64), weight.astype(jnp.float64), groups, num_groups)
+        return means.astype(values.dtype), totals.astype(weight.dtype)
+
+
+@partial(jax.jit, static_argnames="num_groups")
+def sum_groups(values: jax.Array, weight: jax.Array, groups: Any, num_groups: int) -> tuple[jax.Array, jax.Array]:
+    """As ``group_means``, in the dtype of the arguments."""
     totals = jax.ops.segment_sum(weight, groups, num_groups)
     # a row of weight 0 does not count even where it is not finite
     weighted = jnp.where(weight[:, None] == 0, 0, weight[:, None] * values)
