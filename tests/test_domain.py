@@ -1,5 +1,6 @@
 """Targets out of the domain of a regularizer are told before anything is computed."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,3 +46,13 @@ def test_good_targets_are_encoded():
     np.testing.assert_array_equal(found, [[0, 1], [1, 0]])
     np.testing.assert_array_equal(losses.check_targets(losses.poisson(), [[3, 0]], jnp.zeros((1, 2))), [[3, 0]])
     assert losses.check_targets(lambda s, y: s[..., 0], np.array([7.0]), jnp.zeros((1, 2))).tolist() == [7.0]
+
+
+def test_rows_of_weight_0_need_not_be_in_the_domain():
+    targets, scores, weight = np.array([[0.0, 0.0], [0.25, 0.75], [np.nan, 2.0]]), jnp.zeros((3, 2)), [0, 2, 0]
+    found = losses.check_targets(losses.shannon(), targets, scores, weight=weight)
+    np.testing.assert_array_equal(found, [[0.25, 0.75]] * 3)
+    traced = jax.jit(lambda y, w: losses.check_targets(losses.shannon(), y, scores, weight=w))
+    np.testing.assert_array_equal(traced(targets, jnp.asarray(weight)), found)
+    with pytest.raises(ValueError, match=r"targets\[2\]: expected finite"):
+        losses.check_targets(losses.shannon(), targets, scores, weight=[0, 2, 1])

@@ -12,8 +12,9 @@ from scipy.special import softmax
 
 import cljax
 from cljax import losses, theory
+from cljax._batch import pad_batch
 from cljax.losses.squared import Squared
-from tests.oracles import dense_jacobian, eps, flat
+from tests.oracles import dense_jacobian, eps, flat, tolerance
 from tests.problems import SHANNON, linear, mlp, problem
 from tests.test_losses import REGULARIZERS, targets_like
 
@@ -294,3 +295,19 @@ def test_inside_of_jit(targets):
     np.testing.assert_allclose(traced.gradient_energy, eager.gradient_energy, rtol=1e-5)
     split = jax.jit(lambda p, b: theory.gradient_energy_split(mlp, SHANNON, p, b, np.arange(3)).total)(params, batch)
     np.testing.assert_allclose(split, np.mean(eager.gradient_energy), rtol=1e-5)
+
+
+def test_padding_of_soft_targets_does_not_count():
+    y = np.array([[0.2, 0.3, 0.5], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2]], np.float32)
+    batch = cljax.Batch(np.ones((3, 2), np.float32), y)
+    params, groups = jnp.zeros((2, 3)), np.array([0, 0, 1, 2, 0])
+    alone = theory.risk_bounds(linear, SHANNON, params, batch)
+    padded = pad_batch(batch, 5)
+    found = theory.risk_bounds(linear, SHANNON, params, padded)
+    assert found.covered.all()
+    rtol = tolerance(jnp.float32, 5)
+    for name in ("risk", "risk_lower", "risk_upper"):
+        np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=rtol)
+    split = theory.gradient_energy_split(linear, SHANNON, params, batch, groups[:3])
+    found = theory.gradient_energy_split(linear, SHANNON, params, padded, groups)
+    np.testing.assert_allclose([found.total, found.noise_part], [split.total, split.noise_part], rtol=rtol)

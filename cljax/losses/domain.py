@@ -17,7 +17,7 @@ _REMEDY = {
 }
 
 
-def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: Any) -> jax.Array:
+def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: Any, *, weight: Any = None) -> jax.Array:
     """Require that all targets are in the domain of Ω; on the host, with concrete values.
 
     Inside of jit, where there are none, the targets are only encoded.
@@ -26,6 +26,8 @@ def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: An
         loss: a Fenchel-Young loss or its regularizer; another function has no domain and passes.
         targets: as the loss takes them: soft targets of shape (..., K), or labels or values of shape (...).
         scores: shape and dtype of the scores, (..., K): an array or a ``jax.ShapeDtypeStruct``.
+        weight: of targets with a leading axis, one for each of its rows; None for all ones. Rows of weight 0 need not
+            be in the domain: the first row that counts stands for them.
 
     Returns:
         The targets as points of the domain, shape (..., K); unchanged for a loss that is not a Fenchel-Young loss.
@@ -46,10 +48,16 @@ def check_targets(loss: FenchelYoungLoss | Regularizer, targets: Any, scores: An
         return jnp.asarray(targets)
     given = targets if isinstance(targets, jax.core.Tracer) else np.asarray(targets)
     encoded = regularizer.encode(given, jnp.zeros(scores.shape, jnp.promote_types(scores.dtype, jnp.float32)))
+    counts: Any = True
+    if weight is not None:
+        numbers: Any = jnp if isinstance(weight, jax.core.Tracer) else np
+        counts = numbers.asarray(weight) != 0
+        encoded = encoded[numbers.where(counts, numbers.arange(len(counts)), numbers.argmax(counts))]
+        counts = counts.reshape(-1, *(1,) * (encoded.ndim - 2))
     if isinstance(encoded, jax.core.Tracer):
         return encoded
     values = np.asarray(regularizer.value(encoded))
-    bad = ~np.isfinite(values)
+    bad = ~np.isfinite(values) & counts
     if not bad.any():
         return encoded
     where = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -84,10 +84,10 @@ def gradient_energy_split(
     apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
     num = batch.num_examples
     dtype = tree.work_dtype(jax.eval_shape(apply_tree, params, batch.inputs).dtype)
-    targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype))
     weight = jnp.ones(num, dtype) if batch.weight is None else jnp.asarray(batch.weight, dtype)
     if weight.shape != (num,):
         raise ValueError(f"weight: expected shape ({num},), got {weight.shape}")
+    targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype), weight=batch.weight)
     ids, num_groups = check_groups("groups", groups, num)
     chunk_size = check_chunk(chunk_size)
     return _split(loss, apply_tree, params, batch.inputs, targets, weight, ids, num_groups, chunk_size)

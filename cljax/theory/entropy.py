@@ -157,12 +157,10 @@ def _prepare(
         raise ValueError(f"weight: expected shape ({given.shape[0]},), got {shares.shape}")
     if not (np.isfinite(shares) & (shares >= 0)).all() or not shares.any():
         raise ValueError("weight: expected finite numbers of at least 0, not all 0; give 0 to what does not count")
-    # what does not count need not be in the domain: the first row that counts stands for it
-    rows = np.where(shares != 0, np.arange(len(shares)), np.argmax(shares != 0))
     floating = given.dtype if np.issubdtype(given.dtype, np.floating) else float
     dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(floating), jnp.float32)
     shape = given.shape if given.ndim == 2 else (len(given), check_positive_int("num_classes", num_classes, 2))
-    points = check_targets(regularizer, given[rows], jax.ShapeDtypeStruct(shape, dtype))
+    points = check_targets(regularizer, given, jax.ShapeDtypeStruct(shape, dtype), weight=shares)
     # sums of weights of any size neither overflow nor vanish
     return regularizer, points, shares / shares.max()
 

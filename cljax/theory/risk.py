@@ -143,10 +143,10 @@ def risk_bounds(
     num = batch.num_examples
     shape = jax.eval_shape(apply_tree, params, batch.inputs)
     dtype = tree.work_dtype(shape.dtype)
-    targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype))
     weight = jnp.ones(num, dtype) if batch.weight is None else jnp.asarray(batch.weight, dtype)
     if weight.shape != (num,):
         raise ValueError(f"weight: expected shape ({num},), got {weight.shape}; the bounds are per example")
+    targets = check_targets(loss, batch.targets, jax.ShapeDtypeStruct((num, num_scores), dtype), weight=batch.weight)
     goals, floor = targets, jnp.zeros((), dtype)
     if groups is not None:
         ids, num_groups = check_groups("groups", groups, num)
