@@ -10,7 +10,7 @@ import pytest
 
 import cljax
 from cljax import losses, theory
-from tests.oracles import eps, flat
+from tests.oracles import eps, flat, tolerance
 from tests.problems import SHANNON, SQUARED, linear, mlp
 from tests.test_risk_bounds import random_net
 
@@ -167,6 +167,56 @@ def test_weights_are_shares(x64):
         np.testing.assert_array_less(objective(new, rest) - objective(params, rest) - state.max_change, 1e-12)
         params = new
     assert abs(ledger.report(state).identity_residual) < 1e-14
+
+
+def unit_steps(params, rates):
+    """SGD on two examples of unit input and target 1, one at a time."""
+    objective, full = losses.objective(linear, SQUARED), cljax.Batch(jnp.eye(2), jnp.ones((2, 1)))
+    ledger = theory.sgd_ledger(objective, 2)
+    state = ledger.init(objective(params, full))
+    for k, rate in enumerate(rates):
+        batch = rows(full, [k % 2])
+        loss, gradient = jax.value_and_grad(objective)(params, batch)
+        new = params - rate * gradient
+        state = ledger.update_exact(state, params, new, batch, objective(new, full), loss=loss, gradient=gradient)
+        params = new
+    return ledger.report(state)
+
+
+def test_steps_without_gradient_or_motion_have_no_ratio():
+    still = unit_steps(jnp.zeros((2, 1)), [0.0, 0.25, 0.5])
+    assert (still.smoothness, still.min_coefficient) == (1, 0)  # no rate, no decrease
+    optimal = unit_steps(jnp.array([[1.0], [0.0]]), [0.5] * 4)
+    assert (optimal.smoothness, optimal.min_coefficient, optimal.bound) == (1, 0.375, 0.3125)
+    nothing = unit_steps(jnp.ones((2, 1)), [0.5])
+    assert (nothing.smoothness, nothing.min_coefficient, nothing.mean_gradient) == (-np.inf, np.inf, 0)
+
+
+@pytest.mark.parametrize(("start", "rate"), [(np.nan, 0.5), (np.nan, 0.0), (0.0, np.nan)])
+def test_what_is_not_a_number_stays(start, rate):
+    report = unit_steps(jnp.full((2, 1), start), [rate, 0.5, 0.5])
+    assert np.isnan([report.smoothness, report.min_coefficient]).all()
+
+
+@pytest.mark.parametrize("seed", [4, 20, 22])
+def test_the_whole_data_has_nothing_off_it_though_its_share_is_rounded(seed):
+    rng = np.random.default_rng(seed)
+    weight = rng.uniform(0.5, 2, 8).astype(np.float32)
+    full = cljax.Batch(*(jnp.asarray(rng.standard_normal((8, k)), jnp.float32) for k in (2, 1)), jnp.asarray(weight))
+    objective, params = losses.objective(linear, SQUARED), jnp.zeros((2, 1))
+    ledger = theory.sgd_ledger(objective, 8, total_weight=weight.sum(dtype=float))
+    loss, gradient = jax.value_and_grad(objective)(params, full)
+    new = params - 0.1 * gradient
+    risks = [objective(p, rows(full, rng.permutation(8))) for p in (params, new)]
+    state = ledger.update_exact(ledger.init(risks[0]), params, new, full, risks[1], loss=loss, gradient=gradient)
+    assert ledger.report(state).max_abs_change == 0
+    # one example fewer is not the whole
+    part, rest = rows(full, range(7)), rows(full, [7])
+    loss, gradient = jax.value_and_grad(objective)(params, part)
+    state = ledger.update_exact(ledger.init(risks[0]), params, new, part, risks[1], loss=loss, gradient=gradient)
+    change = objective(new, rest) - objective(params, rest)
+    scale = np.abs(risks).max() / (weight[7] / weight.sum())
+    np.testing.assert_allclose(ledger.report(state).max_change, change, atol=tolerance(jnp.float32, 8, scale))
 
 
 def test_batch_gradients_bound_the_energy(x64):

@@ -59,8 +59,10 @@ class LedgerReport:
         mean_change: mean of D_k; where both risks are known, from the exact identity and for all steps.
         max_change: greatest known D_k.
         max_abs_change: greatest known abs(D_k).
-        min_coefficient: least c_k; not above 0 where a step raised the loss of its own batch.
-        smoothness: greatest local smoothness along the steps, L.
+        min_coefficient: least c_k; not above 0 where a step raised the loss of its own batch. A step without gradient
+            has none; +inf where all are such.
+        smoothness: greatest local smoothness along the steps, L. A step that does not move has none; −inf where all are
+            such.
         batch_share: mean share of a batch in the data, m/n.
         bound: 1/min c_k · (n (R_0 − R_T) / (mT) + (n − m)/m · mean D_k), an upper bound of ``mean_gradient`` by the
             exact identity; NaN where a risk is not known or min c_k is not above 0.

@@ -114,7 +114,11 @@ class SgdLedger:
     def _share(self, batch: Batch) -> jax.Array:
         if batch.weight is None:
             return jnp.asarray(batch.num_examples / self.total_weight)
-        return jnp.sum(batch.weight) / self.total_weight
+        weight = jnp.asarray(batch.weight)
+        share = jnp.sum(weight, dtype=tree.work_dtype(weight.dtype)) / self.total_weight
+        # sums of all weights in another order are the same to rounding, and what is off the batch is to be divided by
+        rounding = 4 * jnp.finfo(share.dtype).eps * math.sqrt(weight.size)
+        return jnp.where(abs(1 - share) <= rounding, 1, share)
 
     def _enter_step(
         self,
@@ -131,14 +135,14 @@ class SgdLedger:
         step = jax.tree.map(jnp.subtract, new_params, params)
         squared, length = tree.vdot(gradient, gradient), tree.vdot(step, step)
         decrease = loss - after
-        smoothness = 2 * (-decrease - tree.vdot(gradient, step)) / length
+        rise = -decrease - tree.vdot(gradient, step)
         return dataclasses.replace(
             state,
             num_steps=state.num_steps + 1,
             gradient=state.gradient + share * squared,
             decrease=state.decrease + share * decrease,
-            min_coefficient=_least(state.min_coefficient, decrease / squared, squared > 0),
-            max_smoothness=-_least(-state.max_smoothness, -smoothness, length > 0),
+            min_coefficient=_least_ratio(state.min_coefficient, decrease, squared),
+            max_smoothness=-_least_ratio(-state.max_smoothness, -2 * rise, length),
             shares=state.shares + share,
         )
 
@@ -158,9 +162,11 @@ class SgdLedger:
         return read_ledger(state, last_risk)
 
 
-def _least(old: jax.Array, new: jax.Array, counts: jax.Array) -> jax.Array:
-    """The lesser one; a NaN among them stays."""
-    return jnp.where(counts | jnp.isnan(new), jnp.minimum(old, new), old)
+def _least_ratio(old: jax.Array, above: jax.Array, below: jax.Array) -> jax.Array:
+    """The lesser of ``old`` and above/below; a NaN in any of them stays, a ratio with nothing below does not count."""
+    nothing = below == 0
+    new = above / jnp.where(nothing, 1, below)
+    return jnp.where(nothing & ~jnp.isnan(new), old, jnp.minimum(old, new))
 
 
 def _enter_change(state: LedgerState, change: jax.Array, share: jax.Array, counts: jax.Array) -> LedgerState:
