@@ -152,7 +152,7 @@ def test_perfect_predictions_and_nan(x64):
     squared = losses.fenchel_young(losses.squared())
     perfect = theory.risk_bounds(linear, squared, jnp.eye(2), batch)
     np.testing.assert_array_equal(perfect.lower, 0)
-    np.testing.assert_array_equal(perfect.upper, 0)
+    assert (perfect.upper <= (32 * eps(jnp.float64)) ** 2).all()
     assert perfect.covered.all()
     broken = theory.risk_bounds(linear, squared, jnp.full((2, 2), jnp.nan), batch)
     for name in ("loss", "lower", "upper", "gradient_energy", "risk", "risk_upper", "risk_lower"):
@@ -194,7 +194,7 @@ def test_e2_the_printed_lower_bound_for_softmax_is_loose(x64):
     sharp = theory.risk_bounds(linear, SHANNON, near, batch, kind="softmax")
     printed = theory.risk_bounds(linear, SHANNON, near, batch, kind="paper_softmax")
     np.testing.assert_allclose(sharp.lower, sharp.loss, rtol=1e-6)
-    np.testing.assert_allclose(sharp.lower / printed.lower, 8 * np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(sharp.lower / printed.lower, 8 * np.log(2), rtol=1e-6)
 
 
 def test_e3_cross_entropy_is_not_strongly_convex_in_logits_and_a_quarter_smooth(x64):
@@ -311,3 +311,54 @@ def test_padding_of_soft_targets_does_not_count():
     split = theory.gradient_energy_split(linear, SHANNON, params, batch, groups[:3])
     found = theory.gradient_energy_split(linear, SHANNON, params, padded, groups)
     np.testing.assert_allclose([found.total, found.noise_part], [split.total, split.noise_part], rtol=rtol)
+
+
+SINGLE = (jnp.ones((1, 1)), jnp.array([0]))
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16], ids=lambda d: d.__name__)
+def test_bounds_cover_whatever_the_precision_of_the_parameters(name, dtype):
+    """Gradients come in the dtype of the parameters: there the bounds are as wide as that asks for."""
+    loss = losses.fenchel_young(REGULARIZERS[name])
+    for scale in (0, 0.1, 1, 3):
+        rng = np.random.default_rng(0)
+        y = np.asarray(targets_like(name, rng.standard_normal((20, 4))), np.float32)
+        params = {key: x.astype(dtype) for key, x in random_net(1, scale=scale).items()}
+        found = theory.risk_bounds(mlp, loss, params, (jnp.asarray(rng.standard_normal((20, 3)), jnp.float32), y))
+        assert found.covered.all()
+        assert np.isfinite(found.lower).all()
+
+
+def test_half_precision_does_not_certify_an_infinite_loss():
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.standard_normal((3, 2)) * 10, jnp.bfloat16), "b": jnp.zeros(2, jnp.bfloat16)}
+    batch = (rng.standard_normal((64, 3)).astype(np.float32), rng.integers(0, 2, 64))
+    found = theory.risk_bounds(lambda p, x: x @ p["w"] + p["b"][None], SHANNON, params, batch)
+    assert found.covered.all()
+    assert found.risk / 16 < found.risk_lower <= found.risk <= found.risk_upper < 2 * found.risk
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e3, 1e7, 1e15])
+def test_squares_of_any_size_are_bounded_from_both_sides(size):
+    squared = losses.fenchel_young(losses.squared())
+    found = theory.risk_bounds(linear, squared, jnp.array([[size]]), (SINGLE[0], jnp.array([[0.5 * size]])))
+    assert found.covered.all()
+    np.testing.assert_allclose([found.lower, found.upper], [found.loss] * 2, rtol=128 * eps(jnp.float32))
+
+
+@pytest.mark.parametrize("score", [5.0, 20.0, 50.0, 80.0, 90.0, 1000.0])
+def test_confident_predictions_are_bounded_though_squares_of_the_residual_underflow(score):
+    found = theory.risk_bounds(linear, SHANNON, jnp.array([[score, 0.0]]), SINGLE)
+    assert found.covered.all()
+    np.testing.assert_allclose([found.lower, found.upper], [found.loss] * 2, rtol=32 * score * eps(jnp.float32))
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_soft_targets_that_are_the_predictions_are_covered(name):
+    rng = np.random.default_rng(0)
+    params, x = jnp.asarray(rng.standard_normal((3, 2)), jnp.float32), rng.standard_normal((50, 3)).astype(np.float32)
+    loss = losses.fenchel_young(REGULARIZERS[name])
+    found = theory.risk_bounds(linear, loss, params, (x, loss.regularizer.predict(x @ params)))
+    assert found.covered.all()
+    assert found.risk_lower <= found.risk <= found.risk_upper

@@ -20,7 +20,7 @@ from cljax.losses.fenchel_young import FenchelYoungLoss
 from cljax.theory.entropy import grouped_entropy
 from cljax.theory.groups import check_groups, group_means
 from cljax.theory.risk_forms import FORMS, Quantities, choose_form
-from cljax.theory.structure import is_above_rounding, is_centered
+from cljax.theory.structure import is_centered
 
 
 @pytree_dataclass
@@ -29,14 +29,14 @@ class RiskBounds:
 
     Attributes:
         kind: the form of the bounds.
-        loss: (n,), d_Ω(y, f); with groups d_Ω(E[Y|X], f), the excess over the floor.
+        loss: (n,), d_Ω(y, f), at least 0; with groups d_Ω(E[Y|X], f), the excess over the floor.
         lower: (n,), at most ``loss`` where the assumptions hold.
         upper: (n,), at least ``loss``; +inf where the bound is void.
         gradient_energy: (n,), s = |Jᵀ r|² with the residual r; the squared norm of the example's gradient.
         residual_norm: (n,), |r| = |∇Ω*(f) − y|.
         lambda_min: (n,), least eigenvalue of A_x, on the complement of ones for losses on the simplex.
         lambda_max: (n,), greatest eigenvalue.
-        rounding: (n,), relative rounding error of s / λ; the bounds are widened by it.
+        rounding: (n,), relative rounding error of s / λ; the bounds are widened by it, and by rounding of |r| and loss.
         void: (n,) bool, no upper bound: λ_min is not above rounding, or Ω has no constant for it.
         assumptions: for each assumption, (n,) bool: whether it held on the example.
         weight: (n,), weights of the examples.
@@ -156,7 +156,8 @@ def risk_bounds(
     kind = choose_form(kind, loss, _are_one_hot(goals, groups is None and jnp.shape(batch.targets) == (num,)))
     chunk_size = check_chunk(chunk_size)
     found = _quantities(loss, apply_tree, params, batch.inputs, targets, goals, FORMS[kind].centered, chunk_size)
-    return _bounds(kind, loss, found, weight, floor)
+    # gradients come in the dtypes of the parameters and of the scores
+    return _bounds(kind, loss, found, weight, floor, tree.coarsest_eps((params, shape)))
 
 
 def _are_one_hot(targets: jax.Array, are_labels: bool) -> bool:
@@ -189,17 +190,19 @@ def _quantities(
         scores, jacobian = model.jacobian(params, x)
         residual = loss.regularizer.residual(scores, goal)
         # the residual as a direction of its own: its square norm from the matrix alone would be of its rounding
-        inside = jnp.matmul(basis.T, jnp.matmul(basis, residual))
+        unit = tree.invertible(jnp.maximum(jnp.max(jnp.abs(residual)), jnp.finfo(residual.dtype).tiny))
+        inside = jnp.matmul(basis.T, jnp.matmul(basis, residual / unit))
         matrix = jacobian.gram(jnp.concatenate([basis, inside[None], ones]))
         eigenvalues = jnp.linalg.eigvalsh(matrix[:num, :num])
         scale = jnp.trace(matrix[:num, :num]) + (matrix[-1, -1] if num < num_scores else 0)
         return Quantities(
             scores=scores,
             targets=goal,
-            loss=loss(scores, goal),
-            raw_loss=loss(scores, target),
-            gradient_energy=matrix[num, num],
-            residual_norm=jnp.sqrt(jnp.sum(residual * residual)),
+            loss=jnp.maximum(loss(scores, goal), 0),
+            raw_loss=jnp.maximum(loss(scores, target), 0),
+            gradient_energy=unit * unit * matrix[num, num],
+            gradient_norm=unit * jnp.sqrt(jnp.maximum(matrix[num, num], 0)),
+            residual_norm=unit * jnp.linalg.norm(residual / unit),
             lambda_min=eigenvalues[0],
             lambda_max=eigenvalues[-1],
             scale=scale,
@@ -208,24 +211,24 @@ def _quantities(
     return map_examples(one, (inputs, targets, goals), chunk_size, model.num_bytes(num + 2))
 
 
-@partial(jax.jit, static_argnames=("kind", "loss"))
-def _bounds(kind: str, loss: FenchelYoungLoss, q: Quantities, weight: jax.Array, floor: jax.Array) -> RiskBounds:
-    num_scores = q.scores.shape[-1]
-    eps = jnp.finfo(q.loss.dtype).eps
-    positive = is_above_rounding(q.lambda_min, q.scale, num_scores)
-    # eigenvalues are known to K eps tr A, the residual to eps times the scores' size, s to what both do to it
+@partial(jax.jit, static_argnames=("kind", "loss", "coarsest"))
+def _bounds(
+    kind: str, loss: FenchelYoungLoss, q: Quantities, weight: jax.Array, floor: jax.Array, coarsest: float
+) -> RiskBounds:
+    eps = float(jnp.finfo(q.loss.dtype).eps)
+    # eigenvalues are known to K eps tr A, and to the rounding of the derivatives; s / λ to what that does to it
+    known = q.scores.shape[-1] * eps + (coarsest if coarsest > eps else 0)
+    positive = q.lambda_min > known * q.scale
     condition = q.scale / jnp.where(positive, q.lambda_min, jnp.inf)
-    size = 1 + jnp.max(jnp.abs(q.scores), axis=-1)
-    relative = 8 * eps * size / jnp.maximum(q.residual_norm, eps)
-    rounding = jnp.minimum(8 * num_scores * eps * (1 + condition) + relative * jnp.sqrt(1 + condition), 1)
-    rounding = jnp.where(q.residual_norm == 0, 0, rounding)
-    greatest = jnp.where(q.lambda_max > 0, q.lambda_max, 1)
-    low = jnp.where(q.lambda_max > 0, (1 - rounding) * q.gradient_energy / greatest, 0)
-    high = jnp.where(positive, (1 + rounding) * q.gradient_energy / jnp.where(positive, q.lambda_min, 1), jnp.inf)
-    slack = 8 * eps * size
-    nan = jnp.isnan(q.lambda_min) | jnp.isnan(q.gradient_energy)
+    rounding = jnp.minimum(8 * known * (1 + condition), 1)
+    of_residual, of_loss = (8 * eps * error for error in FORMS[kind].errors(loss.regularizer, q))
+    greatest, least = jnp.where(q.lambda_max > 0, q.lambda_max, jnp.inf), jnp.where(positive, q.lambda_min, 1)
+    low = jnp.maximum(q.gradient_norm * jnp.sqrt((1 - rounding) / greatest) - of_residual, 0)
+    high = jnp.where(positive, q.gradient_norm * jnp.sqrt((1 + rounding) / least) + of_residual, jnp.inf)
     lower, upper, assumptions = FORMS[kind].bounds(loss.regularizer, q, low, high)
-    lower, upper = (jnp.where(nan, jnp.nan, bound) for bound in (lower * (1 - slack), upper * (1 + slack)))
+    lower, upper = jnp.maximum((1 - 8 * eps) * lower - of_loss, 0), (1 + 8 * eps) * upper + of_loss
+    nan = jnp.isnan(q.lambda_min) | jnp.isnan(q.gradient_energy)
+    lower, upper = (jnp.where(nan, jnp.nan, bound) for bound in (lower, upper))
     excess = weighted_mean(q.loss, weight)
     risk = weighted_mean(q.raw_loss, weight)
     return RiskBounds(

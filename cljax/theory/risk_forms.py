@@ -41,6 +41,7 @@ class Quantities:
         loss: (n,), d_Ω(y, f).
         raw_loss: (n,), the same with the example's own target.
         gradient_energy: (n,), s = |Jᵀ r|².
+        gradient_norm: (n,), √s, which does not underflow where s does.
         residual_norm: (n,), |r|.
         lambda_min: (n,).
         lambda_max: (n,).
@@ -52,6 +53,7 @@ class Quantities:
     loss: jax.Array
     raw_loss: jax.Array
     gradient_energy: jax.Array
+    gradient_norm: jax.Array
     residual_norm: jax.Array
     lambda_min: jax.Array
     lambda_max: jax.Array
@@ -73,7 +75,17 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
-        """Bounds of the loss from bounds of |r|², low ≤ s / λ_max and s / λ_min ≤ high; +inf where that is void."""
+        """Bounds of the loss from bounds low ≤ |r| ≤ high, where ``high`` may be +inf."""
+
+    def errors(self, regularizer: Regularizer, q: Quantities) -> tuple[jax.Array, jax.Array]:
+        """What |r|, and the loss beside its own size, are computed from: (n,) each, to be multiplied by eps."""
+        of_residual = _size(q.scores) + _size(regularizer.predict(q.scores)) + _size(q.targets)
+        of_loss = jnp.abs(regularizer.value(q.targets)) + jnp.abs(regularizer.conjugate(q.scores))
+        return of_residual, of_loss + jnp.sum(jnp.abs(q.scores * q.targets), axis=-1)
+
+
+def _size(x: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(x), axis=-1)
 
 
 class _Quadratic(Form):
@@ -89,8 +101,8 @@ class _Quadratic(Form):
         bounded = jnp.isfinite(coefficient)
         convex = jnp.full(q.loss.shape, regularizer.strong_convexity is not None)
         # without strong convexity there is no lower bound but 0; without a coefficient no upper one
-        upper = jnp.where(bounded, jnp.where(bounded, coefficient, 0) * high, jnp.inf)
-        lower = half * low if half else jnp.zeros_like(low)  # low may be +inf
+        upper = jnp.where(bounded, jnp.where(bounded, coefficient, 0) * high * high, jnp.inf)
+        lower = half * low * low if half else jnp.zeros_like(low)  # low may be +inf
         return lower, upper, {"strongly convex": convex, "loss below a multiple of |r|²": bounded}
 
 
@@ -99,11 +111,23 @@ class _Squared(_Quadratic):
         del one_hot
         return "" if isinstance(regularizer, Squared) else "losses.squared()"
 
+    def errors(self, regularizer: Regularizer, q: Quantities) -> tuple[jax.Array, jax.Array]:
+        del regularizer
+        return _size(q.scores) + _size(q.targets), jnp.zeros_like(q.loss)
+
 
 class _Softmax(_Quadratic):
     def fits(self, regularizer: Regularizer, one_hot: bool) -> str:
         del one_hot
         return "" if isinstance(regularizer, Shannon) else "losses.shannon()"
+
+    def errors(self, regularizer: Regularizer, q: Quantities) -> tuple[jax.Array, jax.Array]:
+        # the entry of the greatest score is made up of the others, whose probabilities are of relative accuracy
+        top = jax.nn.one_hot(jnp.argmax(q.scores, axis=-1), q.scores.shape[-1], dtype=bool)
+        predicted = regularizer.predict(q.scores)
+        gap = jnp.where(predicted > 0, jnp.max(q.scores, axis=-1, keepdims=True) - q.scores, 0)
+        others = jnp.sum(jnp.where(top, 0, predicted * (1 + gap) + q.targets), axis=-1)
+        return others, 2 * jnp.abs(regularizer.value(q.targets))
 
 
 class _LogSoftmax(_Softmax):
@@ -122,8 +146,8 @@ class _OneHot(_LogSoftmax):
 
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
         num = q.scores.shape[-1]
-        lower = _minus_log_of_rest(jnp.minimum(jnp.sqrt(low / 2), 1))
-        fraction = jnp.sqrt((num - 1) / num * high)
+        lower = _minus_log_of_rest(jnp.minimum(low / math.sqrt(2), 1))
+        fraction = math.sqrt((num - 1) / num) * high
         upper = jnp.where(fraction < 1, _minus_log_of_rest(jnp.minimum(fraction, 1)), jnp.inf)
         # where |r| may be near the greatest possible, the form for any target says more
         upper = jnp.minimum(upper, super().bounds(regularizer, q, low, high)[1])
@@ -144,7 +168,7 @@ class _PaperSoftmax(_Softmax):
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
         least = jnp.exp(jnp.min(jax.nn.log_softmax(q.scores, axis=-1), axis=-1))
         held = {"constants are right, as they are not (E1)": jnp.zeros(q.loss.shape, bool)}
-        return low / (8 * math.log(2)), high / (4 * least), held
+        return low * low / (8 * math.log(2)), high * high / (4 * least), held
 
 
 class _PaperFenchelYoung(Form):
@@ -160,7 +184,7 @@ class _PaperFenchelYoung(Form):
     def bounds(self, regularizer: Regularizer, q: Quantities, low: jax.Array, high: jax.Array) -> Bounds:
         m, M = regularizer.strong_convexity or 1, regularizer.smoothness or 1
         held = {"constants are right, as they are not (E4)": jnp.full(q.loss.shape, m == M == 1)}
-        return low / (2 * m), high / (2 * M), held
+        return low * low / (2 * m), high * high / (2 * M), held
 
 
 FORMS: dict[str, Form] = {
