@@ -6,8 +6,8 @@ import pytest
 
 import cljax
 from cljax import losses, theory
-from tests.oracles import dense_jacobian
-from tests.problems import problem
+from tests.oracles import dense_jacobian, tolerance
+from tests.problems import linear, problem
 
 pytestmark = pytest.mark.fast
 
@@ -74,3 +74,15 @@ def test_subspace_is_checked():
         theory.structure_extremes(case.apply_fn, case.loss, case.params, case.batch, subspace="half")
     with pytest.raises(ValueError, match="at least 2 scores"):
         theory.structure_extremes(case.apply_fn, case.loss, case.params, case.batch, subspace="centered")
+
+
+def test_examples_count_where_their_weight_is_above_0():
+    inputs, loss = jnp.arange(1.0, 6.0)[:, None], losses.fenchel_young(losses.squared())
+    batch = cljax.Batch(inputs, jnp.ones((5, 2)), jnp.array([-1.0, 2.0, 0.5, 0.0, jnp.nan]))
+    found = theory.structure_extremes(linear, loss, jnp.ones((1, 2)), batch)
+    np.testing.assert_allclose([found.lambda_min, found.lambda_max], [4, 9], rtol=tolerance(jnp.float32, 2))
+    for method in ("dense", "matrix_free"):
+        with pytest.raises(ValueError, match=r"weight: expected shape \(5,\), got \(5, 1\)"):
+            theory.structure_extremes(
+                linear, loss, jnp.ones((1, 2)), cljax.Batch(inputs, batch.targets, jnp.ones((5, 1))), method=method
+            )

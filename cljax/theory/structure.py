@@ -78,7 +78,7 @@ def structure_extremes(
         apply_fn: ``apply_fn(params, inputs) -> scores`` of shape (batch, K): hashable, or a callable pytree.
         loss: the per-example loss; it decides what "auto" means.
         params: pytree of floating arrays.
-        batch: a ``cljax.Batch``, or a tuple (inputs, targets).
+        batch: a ``cljax.Batch`` with weights of shape (n,) or none, or a tuple (inputs, targets).
         subspace: "full" for the eigenvalues of A_x, as the papers take them; "centered" for those on the complement of
             ones, for K of at least 2; "auto" for "centered" with Fenchel-Young losses on the simplex.
         chunk_size: examples worked on at a time, see ``curvature.structure_matrix``.
@@ -96,8 +96,8 @@ def structure_extremes(
 
     Raises:
         ValueError: if the subspace or the method is not known, K is 1 for "centered", the scores are not of shape
-            (batch, K), the batch is empty, ``tol`` or ``max_products`` is out of range, or "matrix_free" is asked for
-            spectra or on fewer than 2 dimensions.
+            (batch, K), the batch is empty, weights are not of shape (n,), ``tol`` or ``max_products`` is out of range,
+            or "matrix_free" is asked for spectra or on fewer than 2 dimensions.
         TypeError: if ``params`` has a leaf that is not floating, ``apply_fn`` is not hashable, or ``key`` no typed key.
 
     Example:
@@ -115,6 +115,9 @@ def structure_extremes(
     """
     batch = as_batch(batch)
     apply_tree, num_scores = check_scores(apply_fn, params, batch.inputs)
+    num = batch.num_examples
+    if batch.weight is not None and jnp.shape(batch.weight) != (num,):
+        raise ValueError(f"weight: expected shape ({num},), got {jnp.shape(batch.weight)}; one for each example")
     centered = is_centered(subspace, loss, num_scores)
     chunk_size = check_chunk(chunk_size)
     if _is_matrix_free(method, num_scores, num_scores - centered, spectra):
@@ -189,7 +192,7 @@ def _extremes(
 ) -> StructureExtremes:
     ends = eigenvalues[:, jnp.array([0, -1])]
     known = jnp.isfinite(ends) if converged is None else converged
-    counted = jnp.ones(ends.shape[:1], bool) if weight is None else jnp.asarray(weight) != 0
+    counted = jnp.ones(ends.shape[:1], bool) if weight is None else jnp.asarray(weight) > 0
     least = jnp.min(jnp.where(counted, ends[:, 0], jnp.inf))
     greatest = jnp.max(jnp.where(counted, ends[:, 1], -jnp.inf))
     valid = jnp.any(counted) & jnp.all(known | ~counted[:, None], axis=0)
