@@ -208,7 +208,6 @@ def test_a_reader_that_has_enough_is_no_error(command):
     assert (done.returncode, done.stderr) == (NOT_READ, "")
 
 
-@pytest.mark.fast
 def test_in_a_process_of_its_own(tmp_path):
     """With the compiler's options as users have them."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}

@@ -79,6 +79,7 @@ def test_chebyshev_polynomial_of_degree_four(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(
     not (pathlib.Path(os.environ.get("CLJAX_DATA", "/nowhere")) / "fashion_mnist").is_dir(),
     reason="CLJAX_DATA names no folder with a folder fashion_mnist",

@@ -43,6 +43,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_a_mesh_goes_on_on_another(tmp_path):
     one = training.fit(tiny(tmp_path / "one", **{**MESH, **ELSEWHERE["one device"]}), progress=False)
     config = tiny(tmp_path, **MESH)

@@ -139,6 +139,7 @@ def test_two_processes_have_the_eigenvalues_of_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_measure_the_spectrum_of_a_run(tmp_path):
     """By microbatches, on the mesh that the flags name, with parts of each kernel in both; one of them writes."""
     options = {"mesh": "data=4,model=2", "shard": ("kernel=,model",), "max_products": 6, "microbatch_size": 10}
@@ -184,6 +185,7 @@ def test_a_process_that_never_comes_ends_the_others(process):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_track_as_one_and_stop_together(tmp_path):
     """With parts of each parameter. One gets SIGTERM: both stop at one step, from which a single device goes on."""
     config = short(tmp_path, mesh="data=2,model=2", shard=("kernel=data,model", "bias=data"))
@@ -202,6 +204,7 @@ def test_two_processes_track_as_one_and_stop_together(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_four_processes_have_the_eigenvalues_of_one():
     """Until one of them is killed, which ends the others."""
     setting = {"names": ["hessian", "gauss_newton"]}
@@ -213,6 +216,7 @@ def test_four_processes_have_the_eigenvalues_of_one():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_killed_process_ends_the_other_and_the_run_goes_on(process, tmp_path):
     """With one line that says how; two devices of one process go on."""
@@ -230,6 +234,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(process, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_process_is_resumed_by_two(tmp_path):
     """Two processes of two devices each go on with what one device began, split over all, and write each file once."""
     config = short(tmp_path, num_steps=8, density_probes=1, max_top=2, track_above=0.01)

@@ -59,6 +59,7 @@ def test_commands_in_order(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif("CLJAX_DATA" not in os.environ, reason="CLJAX_DATA does not name a folder with the real MNIST")
 @pytest.mark.parametrize("command", NEEDS_DATA)
 def test_commands_on_real_data(command, tmp_path):

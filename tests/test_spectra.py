@@ -10,7 +10,7 @@ import pytest
 from cljax import curvature, spectral
 from tests.oracles import eps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SIZE, TOL = 30, 1e-3
 

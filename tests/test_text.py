@@ -209,6 +209,7 @@ def test_a_run_trains_on_tokens_and_refuses_bounds(file, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_text_from_the_command_line(file, tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert main(["track", "--quiet", *run_flags(file, run_dir)]) == 0
