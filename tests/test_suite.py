@@ -293,12 +293,9 @@ def test_a_users_file(tmp_path, capsys):
     finally:
         del estimators.ESTIMATORS["extremes", "power"]
     assert main("report", tmp_path) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "extremes.json",
-        "report.md",
-        "extremes-products.png",
-        "extremes-seconds.png",
-    }
+    written = {"extremes.json", "report.md", "extremes-products.png", "extremes-seconds.png"}
+    # peak memory is known on some systems alone
+    assert {path.name for path in tmp_path.iterdir()} - {"extremes-megabytes.png"} == written
     text = (tmp_path / "report.md").read_text()
     assert "| power |" in text
     assert "power: not applicable (finds one eigenvalue): indefinite, top 5" in text
