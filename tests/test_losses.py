@@ -351,3 +351,11 @@ def test_a_call_outside_of_jit_is_one_program_and_the_next_compiles_nothing():
             assert found == [1, 1, 0, 0]
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_regularizer_that_is_not_hashable_is_told():
+    class Mutable(type(losses.squared())):
+        __hash__ = None
+
+    with pytest.raises(TypeError, match=r"regularizer: expected one that is hashable, got Mutable .* frozen dataclass"):
+        losses.fenchel_young(Mutable())

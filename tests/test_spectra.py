@@ -52,7 +52,7 @@ def solve(diagonals, keys, num_top, num_bottom):
     return jax.vmap(one)(diagonals, keys)
 
 
-@pytest.mark.parametrize(("dtype", "num", "most"), [("float32", 500, 5), ("float64", 100, 3)])
+@pytest.mark.parametrize(("dtype", "num", "most"), [("float32", 500, 5), ("float64", 100, 2)])
 def test_converged_pairs_are_the_extreme_ones(dtype, num, most, x64):
     missed, total = 0, 0
     for seed, (name, family) in enumerate(spectra(num).items()):

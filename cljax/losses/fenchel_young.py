@@ -59,7 +59,7 @@ def fenchel_young(regularizer: Regularizer) -> FenchelYoungLoss:
         in the scores is ∇Ω*(f) − y and its Hessian ∇²Ω*(f).
 
     Raises:
-        TypeError: if ``regularizer`` is no ``Regularizer``.
+        TypeError: if ``regularizer`` is no ``Regularizer``, or is not hashable.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,4 +75,11 @@ def fenchel_young(regularizer: Regularizer) -> FenchelYoungLoss:
         raise TypeError(
             f"regularizer: expected a cljax Regularizer, got {type(regularizer).__name__}; try losses.shannon()"
         )
+    try:
+        hash(regularizer)
+    except TypeError as error:
+        name = type(regularizer).__name__
+        raise TypeError(
+            f"regularizer: expected one that is hashable, got {name} ({error}); make it a frozen dataclass of numbers"
+        ) from None
     return FenchelYoungLoss(regularizer)

@@ -190,7 +190,8 @@ def _quantities(
         scores, jacobian = model.jacobian(params, x)
         residual = loss.regularizer.residual(scores, goal)
         # the residual as a direction of its own: its square norm from the matrix alone would be of its rounding
-        unit = tree.invertible(jnp.maximum(jnp.max(jnp.abs(residual)), jnp.finfo(residual.dtype).tiny))
+        length = tree.norm(residual)
+        unit = tree.invertible(jnp.maximum(length, jnp.finfo(length.dtype).tiny))
         inside = jnp.matmul(basis.T, jnp.matmul(basis, residual / unit))
         matrix = jacobian.gram(jnp.concatenate([basis, inside[None], ones]))
         eigenvalues = jnp.linalg.eigvalsh(matrix[:num, :num])
@@ -202,7 +203,7 @@ def _quantities(
             raw_loss=jnp.maximum(loss(scores, target), 0),
             gradient_energy=unit * unit * matrix[num, num],
             gradient_norm=unit * jnp.sqrt(jnp.maximum(matrix[num, num], 0)),
-            residual_norm=unit * jnp.linalg.norm(residual / unit),
+            residual_norm=length,
             lambda_min=eigenvalues[0],
             lambda_max=eigenvalues[-1],
             scale=scale,

@@ -102,7 +102,8 @@ def run_bounds(
             "its bounds need structure matrices, which sequences do not have here"
         )
     checkpoints = Checkpoints(directory / CHECKPOINTS, run.config.keep_checkpoints)
-    found, notes, state = [], list[str](), like
+    notes: list[str] = []
+    found, state = [], like
     # whole in each process: targets are checked, and equal inputs found, on the host
     batch: Batch = host_values(jax.tree.map(lambda x: x[:num_examples], run.curvature_batch))
     for step in checkpoints.steps():
