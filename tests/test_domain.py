@@ -56,3 +56,5 @@ def test_rows_of_weight_0_need_not_be_in_the_domain():
     np.testing.assert_array_equal(traced(targets, jnp.asarray(weight)), found)
     with pytest.raises(ValueError, match=r"targets\[2\]: expected finite"):
         losses.check_targets(losses.shannon(), targets, scores, weight=[0, 2, 1])
+    with pytest.raises(ValueError, match=r"targets\[2\]: expected finite"):  # and no row that it stands for
+        losses.check_targets(losses.shannon(), targets, scores, weight=[0, 0, 1])

@@ -23,8 +23,9 @@ def held(x):
     return (found * found[::-1]).sum()
 
 
-def test_of_a_compiled_program_it_is_what_xla_says():
-    x = jnp.ones(400_000)
+@pytest.mark.parametrize("size", [50_000, 400_000])  # blocks that the C library keeps, and such that it gives back
+def test_of_a_compiled_program_it_is_what_xla_says(size):
+    x = jnp.ones(size)
     said = held.lower(x).compile().memory_analysis().temp_size_in_bytes
     assert said >= 64 * x.nbytes
     held(x).block_until_ready()
@@ -37,6 +38,14 @@ def test_of_arrays_on_the_host_it_is_their_size():
     for size in (8 << 20, 64 << 20, 8 << 20):  # a small one after a great one too
         assert peak.peak_bytes(lambda size=size: np.ones(size // 8).sum()) == pytest.approx(size, abs=NOISE)
     assert peak.peak_bytes(lambda: None) <= NOISE
+
+
+def test_small_blocks_that_were_freed_count_again():
+    def many():
+        return len([np.ones(4000) for _ in range(1000)])  # 32 kB each
+
+    for _ in range(3):
+        assert peak.peak_bytes(many) == pytest.approx(32e6, abs=NOISE)
 
 
 def test_memory_that_was_there_does_not_count():

@@ -330,6 +330,17 @@ def test_bounds_cover_whatever_the_precision_of_the_parameters(name, dtype):
         assert np.isfinite(found.lower).all()
 
 
+def test_gradients_rounded_to_half_precision_are_known_to_that():
+    """With squares the two bounds are one number; the scores, and so the loss, are of single precision."""
+    rng, squared = np.random.default_rng(0), losses.fenchel_young(losses.squared())
+    batch = (rng.standard_normal((64, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[rng.integers(0, 3, 64)])
+    for dtype in (jnp.bfloat16, jnp.float16):
+        params = {"w": jnp.asarray(rng.standard_normal((3, 3)), dtype), "b": jnp.zeros(3, dtype)}
+        found = theory.risk_bounds(lambda p, x: x @ p["w"] + p["b"][None], squared, params, batch)
+        assert found.covered.all()
+        assert (found.upper <= (1 + 64 * float(eps(dtype))) * found.loss).all()
+
+
 def test_half_precision_does_not_certify_an_infinite_loss():
     rng = np.random.default_rng(0)
     params = {"w": jnp.asarray(rng.standard_normal((3, 2)) * 10, jnp.bfloat16), "b": jnp.zeros(2, jnp.bfloat16)}
@@ -355,10 +366,15 @@ def test_confident_predictions_are_bounded_though_squares_of_the_residual_underf
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
-def test_soft_targets_that_are_the_predictions_are_covered(name):
-    rng = np.random.default_rng(0)
-    params, x = jnp.asarray(rng.standard_normal((3, 2)), jnp.float32), rng.standard_normal((50, 3)).astype(np.float32)
-    loss = losses.fenchel_young(REGULARIZERS[name])
-    found = theory.risk_bounds(linear, loss, params, (x, loss.regularizer.predict(x @ params)))
-    assert found.covered.all()
-    assert found.risk_lower <= found.risk <= found.risk_upper
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_soft_targets_at_the_predictions_or_near_them_are_covered(name, scale):
+    """Where the loss is the rounding of its parts, that of confident ones too: soft targets have a sum of about 1."""
+    rng, loss = np.random.default_rng(0), losses.fenchel_young(REGULARIZERS[name])
+    params = jnp.asarray(scale * rng.standard_normal((3, 2)), jnp.float32)
+    x = rng.standard_normal((50, 3)).astype(np.float32)
+    for near in (0, 1e-4):
+        y = np.asarray(loss.regularizer.predict(x @ params)) * np.float32(1 + near * rng.uniform(-1, 0, (50, 2)))
+        y = y / y.sum(-1, keepdims=True) if loss.regularizer.on_simplex else y
+        found = theory.risk_bounds(linear, loss, params, (x, y))
+        assert found.covered.all()
+        assert found.risk_lower <= found.risk <= found.risk_upper

@@ -198,6 +198,14 @@ def test_what_is_not_a_number_stays(start, rate):
     assert np.isnan([report.smoothness, report.min_coefficient]).all()
 
 
+def test_a_loss_that_is_not_a_number_stays_without_gradient():
+    batch = cljax.Batch(jnp.eye(2), jnp.ones((2, 1)))
+    ledger, params = theory.sgd_ledger(losses.objective(linear, SQUARED), 2), jnp.ones((2, 1))
+    state = ledger.update_exact(ledger.init(0.0), params, params, batch, 0.0, loss=jnp.nan, gradient=0 * params)
+    report = ledger.report(state)
+    assert np.isnan([report.smoothness, report.min_coefficient]).all()
+
+
 @pytest.mark.parametrize("seed", [4, 20, 22])
 def test_the_whole_data_has_nothing_off_it_though_its_share_is_rounded(seed):
     rng = np.random.default_rng(seed)

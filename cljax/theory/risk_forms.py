@@ -127,7 +127,9 @@ class _Softmax(_Quadratic):
         predicted = regularizer.predict(q.scores)
         gap = jnp.where(predicted > 0, jnp.max(q.scores, axis=-1, keepdims=True) - q.scores, 0)
         others = jnp.sum(jnp.where(top, 0, predicted * (1 + gap) + q.targets), axis=-1)
-        return others, 2 * jnp.abs(regularizer.value(q.targets))
+        # soft targets have the sum 1 to rounding only
+        soft = jnp.any((q.targets > 0) & (q.targets < 1), axis=-1)
+        return others, 2 * jnp.abs(regularizer.value(q.targets)) + soft
 
 
 class _LogSoftmax(_Softmax):
