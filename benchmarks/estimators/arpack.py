@@ -7,15 +7,16 @@ import numpy as np
 from benchmarks.estimators.base import NotApplicableError, Request, estimator
 
 VECTORS = {"ARPACK": None, "ARPACK, few vectors": 3}
+"""Kept beyond twice the number of eigenvalues, by name; None for its default."""
 
 
-def eigsh_run(request: Request, operator: Any, num_vectors: int | None = None) -> Any:
+def eigsh_run(request: Request, operator: Any, extra: int | None = None) -> Any:
     """The eigenvalues that a request asks for, by eigsh.
 
     Args:
         request: of the task "extremes".
         operator: a LinearOperator of SciPy.
-        num_vectors: that are kept, None for its default.
+        extra: vectors that are kept beyond twice the number of eigenvalues, None for its default.
 
     Returns:
         ``run(seed)``.
@@ -29,17 +30,18 @@ def eigsh_run(request: Request, operator: Any, num_vectors: int | None = None) -
     if top and bottom and top != bottom:
         raise NotApplicableError("takes as many at both ends")
     which = "BE" if top and bottom else "LA" if top else "SA"
-    options: dict[str, Any] = {"k": top + bottom, "which": which, "tol": request.tolerance, "ncv": num_vectors}
+    number = None if extra is None else min(2 * (top + bottom) + extra, request.dimension - 1)
+    options: dict[str, Any] = {"k": top + bottom, "which": which, "tol": request.tolerance, "ncv": number}
     return lambda seed: np.sort(sla.eigsh(operator, v0=request.start(seed), return_eigenvectors=False, **options))
 
 
-def _extremes(extra: int | None) -> Any:
-    def setup(request: Request) -> Any:
-        wanted = request.num_top + request.num_bottom
-        number = None if extra is None else min(2 * wanted + extra, request.dimension - 1)
-        return eigsh_run(request, request.scipy_operator, number)
+def vectors_kept(extra: int | None) -> str:
+    """How many vectors eigsh keeps, for the settings."""
+    return f"ncv {'its default (20 at least)' if extra is None else f'2k + {extra}'}"
 
-    return setup
+
+def _extremes(extra: int | None) -> Any:
+    return lambda request: eigsh_run(request, request.scipy_operator, extra)
 
 
 for _name, _extra in VECTORS.items():
@@ -48,5 +50,5 @@ for _name, _extra in VECTORS.items():
         "extremes",
         package="scipy",
         control="tolerance",
-        settings=f"eigsh, ncv {'its default (20 at least)' if _extra is None else f'2k + {_extra}'}, products jitted",
+        settings=f"eigsh, {vectors_kept(_extra)}, products jitted",
     )(_extremes(_extra))

@@ -1,12 +1,13 @@
 """This library."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
+from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from cljax import spectral
 
 MOST = 100
@@ -87,31 +88,51 @@ def _extremes(request: Request, network: Any = None, **options: Any) -> Any:
     return run
 
 
+def _register(name: str, task: str, settings: str, make: Callable[[Request], Any]) -> None:
+    """Register what takes a number of products twice: as it is called, and inside of jit as one program.
+
+    Args:
+        name: what results call the first; the second is ", jitted".
+        task: name of the task.
+        settings: how it is set.
+        make: ``make(request)`` gives a function of operator and key.
+    """
+
+    def setup(request: Request) -> Any:
+        fn, op = make(request), request.op
+        return lambda seed: jax.tree.map(np.asarray, fn(op, jax.random.key(seed)))
+
+    def jitted(request: Request) -> Any:
+        fn, op = jax.jit(make(request)), request.op
+        return lambda seed: jax.tree.map(np.asarray, fn(op, jax.random.key(seed)))
+
+    estimator(name, task, control="budget", settings=settings)(setup)
+    estimator(f"{name}, jitted", task, control="budget", settings=f"{settings}; inside of jit")(jitted)
+
+
 def _density(num_probes: int, share: float = 0.0) -> Any:
     """What is found of a spectrum by probes, with a share of the products to search for its ends first."""
 
-    def setup(request: Request) -> Any:
-        op, search = request.op, int(share * request.budget)
+    def make(request: Request) -> Any:
+        search = int(share * request.budget)
         each = max((request.budget - search) // num_probes, 1)
-        options = {"num_probes": num_probes, "search_steps": search, "num_steps": each}
+        options: dict[str, Any] = {"num_probes": num_probes, "search_steps": search, "num_steps": each}
+        return lambda op, key: tuple(spectral.spectral_density(op, key, **options).points())
 
-        def run(seed: int) -> Any:
-            found = spectral.spectral_density(op, jax.random.key(seed), **options)
-            return [np.asarray(x) for x in found.points()]
-
-        return run
-
-    return setup
+    return make
 
 
-quadratures("cljax Lanczos", "probe", _density, settings="spectral_density, reorthogonalized; its points")
-for words, share, number in (("two thirds", 2 / 3, 1), ("one third", 1 / 3, 2)):
-    estimator(
-        f"cljax Lanczos, {words} to search",
+for _words, _number in (("1 probe", 1), ("4 probes", 4)):
+    _register(
+        f"cljax Lanczos, {_words}", "density", "spectral_density, reorthogonalized; its points", _density(_number)
+    )
+for _words, _share, _number in (("two thirds", 2 / 3, 1), ("one third", 1 / 3, 2)):
+    _register(
+        f"cljax Lanczos, {_words} to search",
         "density",
-        control="budget",
-        settings=f"spectral_density with {words} of the products for search_steps, probes: {number}; its points",
-    )(_density(number, share))
+        f"spectral_density with {_words} of the products for search_steps, probes: {_number}; its points",
+        _density(_number, _share),
+    )
 
 
 @estimator(
@@ -135,45 +156,27 @@ def chebyshev(request: Request) -> Any:
 
 
 def _trace(method: str) -> Any:
-    def setup(request: Request) -> Any:
-        op = request.op
-        return lambda seed: float(
-            spectral.trace(op, jax.random.key(seed), method=method, max_products=request.budget).mean
-        )
+    def make(request: Request) -> Any:
+        values = request.case.reference.eigenvalues
+        if method == "xnystrace" and (values is None or values[0] < -1e-6 * values[-1]):
+            raise NotApplicableError("takes semidefinite operators")
+        return lambda op, key: spectral.trace(op, key, method=method, max_products=request.budget).mean
 
-    return setup
-
-
-estimator("cljax Hutchinson", "trace", control="budget", settings="random signs")(_trace("hutchinson"))
-estimator("cljax XTrace", "trace", control="budget", settings="normal probes, resphered")(_trace("xtrace"))
-
-
-@estimator("cljax XNysTrace", "trace", control="budget", settings="normal probes of one length; semidefinite")
-def nystrom(request: Request) -> Any:
-    """Nyström approximations that leave one probe out."""
-    values = request.case.reference.eigenvalues
-    if values is None or values[0] < -1e-6 * values[-1]:
-        raise NotApplicableError("takes semidefinite operators")
-    return _trace("xnystrace")(request)
+    return make
 
 
 def _diagonal(method: str) -> Any:
-    def setup(request: Request) -> Any:
-        op = request.op
+    def make(request: Request) -> Any:
+        return lambda op, key: _flat(spectral.diagonal(op, key, method=method, max_products=request.budget).mean)
 
-        def run(seed: int) -> Any:
-            found = spectral.diagonal(op, jax.random.key(seed), method=method, max_products=request.budget)
-            return np.asarray(_flat(found.mean))
-
-        return run
-
-    return setup
+    return make
 
 
-estimator("cljax", "diagonal", control="budget", settings="random signs")(_diagonal("hutchinson"))
-estimator("cljax XDiag", "diagonal", control="budget", settings="random signs, sampled part of both sides")(
-    _diagonal("xdiag")
-)
+_register("cljax Hutchinson", "trace", "random signs", _trace("hutchinson"))
+_register("cljax XTrace", "trace", "normal probes, resphered", _trace("xtrace"))
+_register("cljax XNysTrace", "trace", "normal probes of one length; semidefinite", _trace("xnystrace"))
+_register("cljax", "diagonal", "random signs", _diagonal("hutchinson"))
+_register("cljax XDiag", "diagonal", "random signs, sampled part of both sides", _diagonal("xdiag"))
 
 
 def _plain_gradient(objective: Any, params: Any, batch: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.arpack import eigsh_run
+from benchmarks.estimators.arpack import VECTORS, eigsh_run, vectors_kept
 from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.torch_operators import as_numpy, seeded
 from benchmarks.synthetic import torch_device
@@ -73,16 +73,19 @@ def _matrix(request: Request) -> Any:
     return Matrix()
 
 
-@estimator(
-    "curvlinops, ARPACK",
-    "extremes",
-    control="tolerance",
-    settings="Hessian operator to_scipy, eigsh, ncv its default",
-    **_PEER,
-)
-def extremes(request: Request) -> Any:
+def _extremes(extra: int | None) -> Any:
     """As its documentation finds eigenvalues."""
-    return eigsh_run(request, make_operator(request).to_scipy(dtype=np.float32))
+    return lambda request: eigsh_run(request, make_operator(request).to_scipy(dtype=np.float32), extra)
+
+
+for _name, _extra in VECTORS.items():
+    estimator(
+        f"curvlinops, {_name}",
+        "extremes",
+        control="tolerance",
+        settings=f"Hessian operator to_scipy, eigsh, {vectors_kept(_extra)}",
+        **_PEER,
+    )(_extremes(_extra))
 
 
 @estimator(

@@ -68,6 +68,9 @@ def extremes(request: Request) -> Any:
     """Power iteration with deflation; it finds the greatest in magnitude, and no other end."""
     if request.num_bottom:
         raise NotApplicableError("finds the greatest in magnitude alone")
+    bottom, top = request.case.reference.extremes
+    if len(bottom) and -bottom[0] >= top[-request.num_top]:
+        raise NotApplicableError("finds the greatest in magnitude, of which some are negative here")
     hessian = make_hessian(request)
 
     def run() -> Any:
