@@ -167,6 +167,20 @@ def flat_product(op: LinearOperator) -> Any:
     return lambda v: ravel_pytree(product(unravel(v)))[0]
 
 
+def check_semidefinite(request: Request) -> None:
+    """Decline what is known to have an eigenvalue below 0, or not known to have none.
+
+    Args:
+        request: whose case has a reference.
+
+    Raises:
+        NotApplicableError: if so.
+    """
+    values = request.case.reference.eigenvalues
+    if values is None or values[0] < -1e-6 * values[-1]:
+        raise NotApplicableError("takes semidefinite operators")
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimator:
     """A way to do a task.
