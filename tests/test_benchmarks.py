@@ -24,7 +24,7 @@ from benchmarks import (
     harness,
 )
 from benchmarks.compare import compare
-from benchmarks.problems import PROBLEMS, create_problem
+from benchmarks.problems import PROBLEMS, Size, create_problem
 
 ROOT = pathlib.Path(__file__).parent.parent
 TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
@@ -52,8 +52,9 @@ def results(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_flop_targets_at_full_size(name):
+@pytest.mark.parametrize("name", [*PROBLEMS, "cnn"])
+def test_flop_targets_at_full_size(name, monkeypatch):
+    monkeypatch.setitem(PROBLEMS, "cnn", {"full": Size(32, (32, 32, 3), {})})
     rows = bench_products.measure(create_problem(name, "full"), 0, operators=TARGETS, forms=("linearized",))
     found = {row["operator"]: row["flops_in_gradients"] for row in rows}
     for operator, target in TARGETS.items():

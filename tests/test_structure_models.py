@@ -15,6 +15,7 @@ from tests.oracles import eps, tolerance
 from tests.test_structure_factors import example_blocks, random_inputs, random_params, whole_rows
 
 MODELS = {
+    "mlp": ((4, 4, 1), {"hidden": (8, 6)}),
     "cnn": ((8, 8, 3), {}),
     "lenet": ((8, 8, 1), {}),
     "resnet18": ((8, 8, 3), {"width": 2}),
@@ -44,6 +45,24 @@ def test_networks(name):
     kernels = [leaf for leaf in report.leaves if leaf.path.endswith("['kernel']")]
     assert kernels
     assert all(not leaf.reason for leaf in kernels)
+
+
+def test_transformer():
+    model = create_model("transformer", jax.random.key(0), (5,), 7, depth=2, width=6, heads=2, mlp_ratio=2)
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 7, (3, 5)))
+
+    def last_scores(params, tokens):
+        return model.apply_fn(params, tokens)[:, -1]
+
+    with jax.default_matmul_precision("highest"):
+        expected = example_blocks(last_scores, model.params, tokens)
+    found = curvature.structure_matrix(last_scores, model.params, tokens)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance(jnp.float32, tree.size(model.params), scale))
+    leaves = curvature.structure_report(last_scores, model.params, tokens).leaves
+    assert all(not leaf.reason for leaf in leaves if leaf.path.endswith("['kernel']"))
+    # the embedding is read by tokens and used again as the head
+    assert [bool(leaf.reason) for leaf in leaves if leaf.path.endswith("['embedding']")] == [True]
 
 
 def test_flax_linen():
