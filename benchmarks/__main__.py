@@ -69,11 +69,11 @@ class Run:
 
     $ python -m benchmarks run --suite products --problems mlp lenet --repeats 10 --output runs/mine
 
-    $ python -m benchmarks run --suite products --problems resnet18 --size full --repeats 0 --output runs/mine
+    $ python -m benchmarks run --suite products --problems resnet18 --size full --repeats 0 --output runs/full
 
-    $ python -m benchmarks run --suite extremes density --size tiny --output runs/mine
+    $ python -m benchmarks run --suite extremes density --size tiny --output runs/tiny
 
-    $ python -m benchmarks run extremes --size tiny --output runs/my --estimators benchmarks/examples/power_iteration.py
+    $ python -m benchmarks run extremes --size tiny --output runs/power --estimators benchmarks/examples/power_iteration.py
     """
 
     names: Annotated[

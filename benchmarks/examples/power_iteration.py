@@ -1,6 +1,6 @@
 """An estimator of one's own: power iteration, in one file.
 
-$ python -m benchmarks run --suite extremes --problems outliers --estimators benchmarks/examples/power_iteration.py
+$ python -m benchmarks run extremes --size tiny --output runs/power --estimators benchmarks/examples/power_iteration.py
 """
 
 from typing import Any
