@@ -9,9 +9,9 @@ from benchmarks.estimators.base import (
     estimator,
     estimators_of,
     flat_product,
-    load_file,
 )
 from benchmarks.estimators.builtin import load_builtin
+from benchmarks.estimators.user_file import load_file
 
 __all__ = [
     "CONTROLS",

@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -289,34 +287,3 @@ def estimators_of(task: str) -> list[Estimator]:
         The estimators, those whose package is missing included.
     """
     return [found for (name, _), found in ESTIMATORS.items() if name == task]
-
-
-def load_file(path: pathlib.Path) -> list[Estimator]:
-    """Run a user's file, which registers its estimators.
-
-    Args:
-        path: a Python file.
-
-    Returns:
-        What it registered.
-
-    Raises:
-        ValueError: if there is no such file, it fails, or it registers nothing.
-    """
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(f"estimators: expected a Python file, got {path}")
-    before = set(ESTIMATORS)
-    spec = importlib.util.spec_from_file_location(f"benchmarks_user_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:  # whatever a user's file raises
-        raise ValueError(f"estimators: {path} failed: {type(error).__name__}: {error}") from error
-    new = [key for key in ESTIMATORS if key not in before]
-    if not new:
-        raise ValueError(f"estimators: expected {path} to register one with @estimator, got none")
-    revision = f"file {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    for key in new:
-        ESTIMATORS[key] = dataclasses.replace(ESTIMATORS[key], revision=revision)
-    return [ESTIMATORS[key] for key in new]

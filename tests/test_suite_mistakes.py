@@ -1,0 +1,56 @@
+"""The suite in the hands of its users: their files with mistakes, results in parts, runs side by side."""
+
+import contextlib
+
+import pytest
+
+from benchmarks import __main__ as command_line
+from benchmarks import estimators, harness
+
+HEAD = "from benchmarks.estimators import *\n"
+ANSWER = "(r.scipy_operator.matvec(r.start(s)), r.case.reference.wanted(r.num_top, r.num_bottom))[1]"
+"""The exact answer, for the price of a product."""
+RUN = ("run", "extremes", "--size", "tiny", "--problems", "outliers")
+
+
+def main(*arguments):
+    return command_line.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CLJAX_BENCHMARK_CACHE", str(tmp_path_factory.getbasetemp() / "benchmark-cache"))
+
+
+@contextlib.contextmanager
+def registry():
+    """What is registered inside is gone afterwards."""
+    estimators.load_builtin()
+    before = dict(estimators.ESTIMATORS)
+    try:
+        yield
+    finally:
+        estimators.ESTIMATORS.clear()
+        estimators.ESTIMATORS.update(before)
+
+
+def measured(folder, text, *names, repeats=0):
+    """Rows of estimators of a file, by name."""
+    path = folder / "mine.py"
+    path.write_text(HEAD + text)
+    with registry():
+        arguments = (*RUN, "--repeats", repeats, "--output", folder, "--estimators", path, "--only", *names)
+        assert main(*arguments) == 0
+    return {row["estimator"]: row for row in harness.read_results(folder / "extremes.json")["rows"]}
+
+
+def test_a_users_file_may_have_dataclasses_of_written_annotations(tmp_path):
+    text = f"""
+import dataclasses
+@dataclasses.dataclass
+class Options:
+    number: "int" = 3
+@estimator("mine", "extremes")
+def setup(r): return lambda s: {ANSWER}
+"""
+    assert measured(tmp_path, text, "mine")["mine"]["status"] == "ok"
