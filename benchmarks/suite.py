@@ -115,7 +115,7 @@ def measure_group(
                 row |= {"status": "not applicable", "note": str(error)}
                 continue
             except Exception as error:  # whatever a peer raises is a result
-                row |= {"status": "failed", "note": f"{type(error).__name__}: {_line(error)}"}
+                row |= _failure(error)
                 continue
             if timed is None:
                 continue
@@ -123,13 +123,15 @@ def measure_group(
             if second > SLOW:
                 slow[estimator.name, control] = [second]
             else:
-                programs[estimator.name, control] = program
+                programs[estimator.name, control] = _guarded(program, row)
     if repeats:
         jax.block_until_ready(programs[_UNIT].run())
         rows[_UNIT]["peak_bytes"] = _peaks(programs[_UNIT].run, repeats)
     seconds = time_interleaved(programs, repeats) if repeats else {}
     unit = seconds.get(_UNIT)
     for key, samples in (seconds | slow).items():
+        if rows[key]["status"] == "failed":
+            continue
         rows[key]["seconds"] = dataclasses.asdict(spread(samples))
         if case.network is not None and unit:
             against = unit if key in seconds else [spread(unit).median]
@@ -200,6 +202,24 @@ def _timed(estimator: Estimator, request: Request, repeats: int) -> tuple[Progra
         second = time.perf_counter() - start
         peak = _peaks(lambda: run(0), 1 if second > SLOW else repeats, max(held, 0))
         return Program(lambda: run(0), None, first), first, second, peak
+
+
+def _guarded(program: Program, row: dict[str, Any]) -> Program:
+    """A program that says in its row where it fails in a round, and does nothing from then on: others go on."""
+
+    def run() -> Any:
+        if row["status"] != "failed":
+            try:
+                return jax.block_until_ready(program.run())
+            except Exception as error:  # a result, as where it is scored
+                row.update(_failure(error))
+        return None
+
+    return dataclasses.replace(program, run=run)
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    return {"status": "failed", "note": f"{type(error).__name__}: {_line(error)}"}
 
 
 def _peaks(run: Callable[[], Any], repeats: int, held: int = 0) -> dict[str, Any] | None:

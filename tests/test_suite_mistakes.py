@@ -54,3 +54,24 @@ class Options:
 def setup(r): return lambda s: {ANSWER}
 """
     assert measured(tmp_path, text, "mine")["mine"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "RuntimeError"])
+def test_what_fails_in_a_round_of_timing_has_failed_alone(tmp_path, kind):
+    text = f"""
+import itertools
+@estimator("late", "extremes")
+def setup(r):
+    calls = itertools.count()
+    def run(s):
+        if next(calls) == 4:  # in a round, or before it
+            raise {kind}("tired")
+        return {ANSWER}
+    return run
+@estimator("steady", "extremes")
+def setup(r): return lambda s: {ANSWER}
+"""
+    rows = measured(tmp_path, text, "late", "steady", repeats=2)
+    assert (rows["late"]["status"], rows["late"]["note"]) == ("failed", f"{kind}: tired")
+    assert "seconds" not in rows["late"]
+    assert rows["steady"]["seconds"]["num_samples"] == 2
