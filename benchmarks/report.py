@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.harness import read_results
+from benchmarks.names import FIXED
 from benchmarks.report_behind import AT_A_BUDGET, TO_A_TOLERANCE, TOLERANCES, behind, number
 from benchmarks.report_plain import SUMMARIES, plain_table
 from benchmarks.report_plots import COSTS, draw_curves
 from benchmarks.report_rows import (
-    FIXED,
     Row,
     cheapest,
     error_of,

@@ -5,9 +5,6 @@ from typing import Any
 
 Row = dict[str, Any]
 
-FIXED = ("one product", "one gradient")
-"""Rows of the unit of time, which is no estimator."""
-
 
 def is_ours(name: str) -> bool:
     """Whether an estimator is one of this library."""

@@ -15,6 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.counting import Counter
 from benchmarks.estimators import Estimator, NotApplicableError, Request, estimators_of
 from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
+from benchmarks.names import FIXED
 from benchmarks.peak import anew, peak_bytes, resident_bytes
 from benchmarks.store import Store
 from benchmarks.tasks import Group, Task
@@ -23,7 +24,8 @@ SLOW = 8.0
 """Seconds of scored runs, the first left out, after which there are no further seeds; and seconds of a run above which
 it is timed once, outside of the rounds."""
 
-_UNIT = ("unit", 0)
+_UNIT = ("", 0)
+"""Key of the unit of time; an estimator has a name."""
 
 _COUNTER = Counter()
 """The one of all runs: a program that counts is compiled for its counter, and then serves every tolerance and case."""
@@ -239,8 +241,7 @@ def _unit(case: Case) -> Program:
 
 
 def _unit_row(case: Case) -> dict[str, Any]:
-    name = "one product" if case.network is None else "one gradient"
-    return {"estimator": name, "version": None, "control": 0, "status": "unit"}
+    return {"estimator": FIXED[case.network is not None], "version": None, "control": 0, "status": "unit"}
 
 
 def _line(error: Exception) -> str:

@@ -75,3 +75,16 @@ def setup(r): return lambda s: {ANSWER}
     assert (rows["late"]["status"], rows["late"]["note"]) == ("failed", f"{kind}: tired")
     assert "seconds" not in rows["late"]
     assert rows["steady"]["seconds"]["num_samples"] == 2
+
+
+@pytest.mark.parametrize("name", ["", " ", ", a", "a|b", "a\nb", "one product", "one gradient", 3])
+def test_names_that_tables_cannot_show_are_refused(name):
+    with pytest.raises(ValueError, match="name: expected a line of text"):
+        estimators.estimator(name, "extremes")
+
+
+def test_an_estimator_named_unit_is_not_the_unit_of_time(tmp_path):
+    text = f'@estimator("unit", "extremes")\ndef setup(r): return lambda s: {ANSWER}\n'
+    rows = measured(tmp_path, text, "unit", repeats=1)
+    assert {name: row["status"] for name, row in rows.items()} == {"one product": "unit", "unit": "ok"}
+    assert all(row["seconds"] for row in rows.values())

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from benchmarks.cases import Case
 from benchmarks.counting import Counted, Counter, counted_function, num_columns
+from benchmarks.names import check_name
 from cljax import tree
 from cljax._registry import lookup
 from cljax.curvature import LinearOperator
@@ -250,8 +251,9 @@ def estimator(
         A decorator that returns the function as it was.
 
     Raises:
-        ValueError: if the control is not known, or the name is taken.
+        ValueError: if the name is none or is taken, or the control is not known.
     """
+    check_name(name)
     lookup("control", dict.fromkeys(CONTROLS), control)
     if (task, name) in ESTIMATORS:
         raise ValueError(f"name: expected one that is free for task {task!r}, got {name!r}")
