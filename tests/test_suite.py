@@ -170,6 +170,10 @@ def test_what_multiplies_beside_the_counter_or_answers_in_another_shape_has_fail
     for task, answer, words in (
         ("extremes", exact[:, None], "expected shape (2,), got (2, 1)"),
         ("extremes", exact[:1], "expected shape (2,), got (1,)"),
+        ("extremes", exact[::-1], "expected ascending eigenvalues"),
+        ("extremes", exact + 1j, "expected real numbers, got complex128"),
+        ("diagonal", np.ones(16, np.complex64), "expected real numbers, got complex64"),
+        ("density", (np.ones(3) + 1j, np.ones(3)), "expected real numbers, got complex128"),
         ("diagonal", np.ones((16, 1)), "expected shape (16,), got (16, 1)"),
         ("density", (np.ones(3), np.ones(7)), "expected shape (3,), got (7,)"),
         ("density", (np.ones(2), np.asarray([2.0, -1.0])), "expected weights of at least 0, got -1"),

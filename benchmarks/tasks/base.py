@@ -134,9 +134,12 @@ def answered(answer: Any, shape: tuple[int, ...]) -> np.ndarray:
         The array.
 
     Raises:
-        ValueError: if it has another shape, which would be broadcast.
+        ValueError: if it has another shape, which would be broadcast, or is complex.
     """
-    found = np.asarray(answer, np.float64)
+    found = np.asarray(answer)
+    if np.iscomplexobj(found):
+        raise ValueError(f"answer: expected real numbers, got {found.dtype}")
+    found = found.astype(np.float64)
     if found.shape != shape:
         raise ValueError(f"answer: expected shape {shape}, got {found.shape}")
     return found

@@ -35,7 +35,8 @@ def _groups(size: str) -> list[Group]:
 
 def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
     nodes, weights = answer
-    weights = answered(weights, np.shape(nodes))
+    nodes = answered(nodes, np.shape(nodes))
+    weights = answered(weights, nodes.shape)
     if weights.min() < 0:
         raise ValueError(f"answer: expected weights of at least 0, got {weights.min():g}")
     return {"error": wasserstein(nodes, weights, case.reference.eigenvalues)}

@@ -37,7 +37,10 @@ def _groups(size: str) -> list[Group]:
 
 def _score(answer: Any, case: Case, group: Group) -> dict[str, float]:
     exact = case.reference.wanted(group.options.get("num_top", 0), group.options.get("num_bottom", 0))
-    return {"error": float(np.max(np.abs(answered(answer, exact.shape) - exact) / np.abs(exact)))}
+    found = answered(answer, exact.shape)
+    if np.any(np.diff(found) < 0):
+        raise ValueError("answer: expected ascending eigenvalues")
+    return {"error": float(np.max(np.abs(found - exact) / np.abs(exact)))}
 
 
 EXTREMES = Task(
