@@ -212,7 +212,9 @@ def _settings(results: Iterable[Mapping[str, Any]]) -> str:
             if row["status"] != "unit" and key not in seen:
                 seen.add(key)
                 cells = (*key, row["version"] or "missing", row.get("settings", ""))
-                lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+                lines.append(
+                    "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |"
+                )
     return "\n".join(lines)
 
 

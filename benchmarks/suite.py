@@ -114,7 +114,7 @@ def measure_group(
                 row |= _score(task, group, estimator, request) | {"status": "ok"}
                 timed = _timed(estimator, request.uncounted(), repeats) if repeats else None
             except NotApplicableError as error:
-                row |= {"status": "not applicable", "note": str(error)}
+                row |= {"status": "not applicable", "note": _line(error)}
                 continue
             except Exception as error:  # whatever a peer raises is a result
                 row |= _failure(error)

@@ -88,3 +88,18 @@ def test_an_estimator_named_unit_is_not_the_unit_of_time(tmp_path):
     rows = measured(tmp_path, text, "unit", repeats=1)
     assert {name: row["status"] for name, row in rows.items()} == {"one product": "unit", "unit": "ok"}
     assert all(row["seconds"] for row in rows.values())
+
+
+def test_settings_and_notes_of_several_lines_stay_in_their_tables(tmp_path):
+    text = f'''
+@estimator("long", "extremes", settings="""one
+two | three""")
+def setup(r): return lambda s: {ANSWER}
+@estimator("choosy", "extremes")
+def setup(r): raise NotApplicableError("not this" + chr(10) + "one")
+'''
+    measured(tmp_path, text, "long", "choosy")
+    assert main("report", tmp_path) == 0
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert any(line.startswith("| extremes | long |") and line.endswith("| one two \\| three |") for line in lines)
+    assert "- choosy: not applicable (not this one): outliers, top 5" in lines
