@@ -55,11 +55,13 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
         ValueError: if there is no result in it.
     """
     everything = {path.stem: read_results(path) for path in sorted(folder.glob("*.json"))}
+    everything = {name: results for name, results in everything.items() if results["benchmark"] in (*TASKS, *SUMMARIES)}
     found = {name: results for name, results in everything.items() if results["benchmark"] in TASKS}
-    if not found:
+    plain = {name: results for name, results in everything.items() if results["benchmark"] in SUMMARIES}
+    if not everything:
         raise ValueError(f"folder: expected JSON files of suites in {folder}, got none; run some first")
     pictures: dict[str, list[Row]] = {}
-    parts = [f"# Benchmarks: {folder.name}", _environment(everything), behind(found)]
+    parts = [f"# Benchmarks: {folder.name}", _environment(everything), behind(found) if found else ""]
     for name in sorted(found, key=lambda name: list(TASKS).index(found[name]["benchmark"])):
         results = found[name]
         task, rows = results["benchmark"], results["rows"]
@@ -73,8 +75,8 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
                 if any(COSTS[cost](row) for row in rows)
             ]
         parts.append(_failures(rows))
-    parts += [plain_table(name, results) for name, results in everything.items() if results["benchmark"] in SUMMARIES]
-    parts.append(_settings(found.values()))
+    parts += [plain_table(name, results) for name, results in plain.items()]
+    parts.append(_settings(found.values()) if found else "")
     return "\n\n".join(part for part in parts if part) + "\n", pictures
 
 
@@ -158,7 +160,8 @@ def _tracked(name: str, rows: list[Row], config: Mapping[str, Any]) -> str:
         if row["problem"] != name or row["status"] != "ok":
             continue
         share = row["share_within_1e-3"]["median"]
-        cells = [row["control"], row["products"] / config["points"], error_of(row), share]
+        products = None if row["products"] is None else row["products"] / config["points"]
+        cells = [row["control"], products, error_of(row), share]
         cells += [seconds_of(row), megabytes_of(row)]
         lines.append(f"| {row['estimator']} | " + " | ".join(number(cell) for cell in cells) + " |")
     return "\n".join(lines)

@@ -103,3 +103,32 @@ def setup(r): raise NotApplicableError("not this" + chr(10) + "one")
     lines = (tmp_path / "report.md").read_text().splitlines()
     assert any(line.startswith("| extremes | long |") and line.endswith("| one two \\| three |") for line in lines)
     assert "- choosy: not applicable (not this one): outliers, top 5" in lines
+
+
+def spread(value):
+    return {"median": value, "minimum": value, "lower_quartile": value, "upper_quartile": value, "num_samples": 1}
+
+
+def write(path, benchmark, rows, **problems):
+    """A result file of rows that ran, all but what is given as it mostly is."""
+    row = {"status": "ok", "version": "1", "settings": "", "setting": "", "control": 0, "problem": "a", "group": "a"}
+    row |= {"products": 10, "error": spread(0.1), "seconds": spread(1.0)}
+    results = {"format": 1, "benchmark": benchmark, "environment": harness.environment(), "problems": {"a": problems}}
+    harness.write_results(path, results | {"rows": [row | more for more in rows]})
+    return path
+
+
+def test_a_tracked_estimator_without_counts_is_in_the_report(tmp_path):
+    rows = [{"estimator": "mine", "products": None, "share_within_1e-3": spread(0.5)}]
+    write(tmp_path / "tracked.json", "tracked", rows, points=4)
+    assert main("report", tmp_path) == 0
+    assert "| mine | 0 |  | 0.1 | 0.5 | 1 |  |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_folder_of_networks_alone_has_a_report(tmp_path):
+    rows = [{"operator": "gradient", "form": "", "seconds": spread(2.0)}]
+    write(tmp_path / "products.json", "products", rows, batch_size=4)
+    assert main("report", tmp_path) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "| a, 4 examples | gradient | 2 |" in text
+    assert "ahead" not in text
