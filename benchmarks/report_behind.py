@@ -31,6 +31,8 @@ def behind(found: Mapping[str, Any]) -> str:
     for results in found.values():
         task = results["benchmark"]
         for group, rows in groups_of(results["rows"]).items():
+            if not any(row["status"] == "ok" and is_ours(row["estimator"]) for row in rows):
+                continue  # none of ours was measured: not reached would be more than is known
             for measure, unit, of, counts in _measures(task):
                 kept = [row for row in rows if row["status"] == "ok" and counts(row) and of(row) is not None]
                 ours, theirs = (

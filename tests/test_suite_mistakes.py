@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import estimators, harness
+from benchmarks import estimators, harness, report
 
 HEAD = "from benchmarks.estimators import *\n"
 ANSWER = "(r.scipy_operator.matvec(r.start(s)), r.case.reference.wanted(r.num_top, r.num_bottom))[1]"
@@ -132,3 +132,19 @@ def test_a_folder_of_networks_alone_has_a_report(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "| a, 4 examples | gradient | 2 |" in text
     assert "ahead" not in text
+
+
+def test_where_none_of_ours_was_measured_no_peer_is_ahead(tmp_path):
+    peer = {"estimator": "ARPACK"}
+    write(tmp_path / "extremes.json", "extremes", [peer | {"error": spread(1e-6)}])
+    assert "Nowhere." in report.report_of(tmp_path)[0]
+    ours = {"estimator": "cljax", "error": spread(0.5)}
+    write(tmp_path / "extremes.json", "extremes", [peer | {"error": spread(1e-6)}, ours])
+    assert "| products to 0.001 | not reached against 10 |  | ARPACK |" in report.report_of(tmp_path)[0]
+
+
+def test_the_report_names_pictures_that_are_there_alone(tmp_path):
+    unit = {"estimator": "one product", "status": "unit"}
+    write(tmp_path / "density.json", "density", [unit, {"estimator": "peer", "status": "failed", "note": "no"}])
+    assert main("report", tmp_path) == 0
+    assert "](density-" not in (tmp_path / "report.md").read_text()
