@@ -72,7 +72,7 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
             parts += [
                 f"![Error of {task} against {cost}]({task}-{cost}.png)"
                 for cost in COSTS
-                if any(COSTS[cost](row) for row in rows)
+                if any(COSTS[cost](row) for row in rows if row["status"] == "ok")
             ]
         parts.append(_failures(rows))
     parts += [plain_table(name, results) for name, results in plain.items()]
