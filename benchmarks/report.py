@@ -25,7 +25,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     """Write ``report.md`` and the plots.
 
     Args:
-        folder: has JSON files of suites; those of one task or benchmark each.
+        folder: has JSON files of suites, one or more of each.
 
     Returns:
         The Markdown file.
@@ -34,8 +34,8 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
         ValueError: if there is no result in it.
     """
     text, pictures = report_of(folder)
-    for task, rows in pictures.items():
-        for _ in draw_curves(task, rows, folder):
+    for name, rows in pictures.items():
+        for _ in draw_curves(name, rows, folder):
             pass
     path = folder / "report.md"
     path.write_text(text)
@@ -49,7 +49,7 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
         folder: has JSON files of suites.
 
     Returns:
-        Markdown, and the rows of the tasks whose curves are drawn.
+        Markdown, and the rows of the files whose curves are drawn.
 
     Raises:
         ValueError: if there is no result in it.
@@ -65,12 +65,12 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
     for name in sorted(found, key=lambda name: list(TASKS).index(found[name]["benchmark"])):
         results = found[name]
         task, rows = results["benchmark"], results["rows"]
-        parts.append(f"## {task}\n\n{_capital(TASKS[task].summary)}.")
+        parts.append(f"## {name}\n\n{_capital(TASKS[task].summary)}.")
         parts += list(_section(task, rows, results["problems"]))
         if task in TO_A_TOLERANCE or task in AT_A_BUDGET:
-            pictures[task] = rows
+            pictures[name] = rows
             parts += [
-                f"![Error of {task} against {cost}]({task}-{cost}.png)"
+                f"![Error of {name} against {cost}]({name}-{cost}.png)"
                 for cost in COSTS
                 if any(COSTS[cost](row) for row in rows if row["status"] == "ok")
             ]

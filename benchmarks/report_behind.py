@@ -22,13 +22,13 @@ def behind(found: Mapping[str, Any]) -> str:
     """A table of all such places.
 
     Args:
-        found: results of tasks by name.
+        found: results of tasks by name of their file.
 
     Returns:
         Markdown.
     """
     lines = ["| task | case | measure | ours against theirs | ours | theirs |", "|---|---|---|---|---|---|"]
-    for results in found.values():
+    for name, results in found.items():
         task = results["benchmark"]
         for group, rows in groups_of(results["rows"]).items():
             if not any(row["status"] == "ok" and is_ours(row["estimator"]) for row in rows):
@@ -45,7 +45,7 @@ def behind(found: Mapping[str, Any]) -> str:
                     continue
                 told = f"{number(of(ours)[0]) if ours else 'not reached'} against {number(of(theirs)[0])}{unit}"
                 names = f"{ours['estimator'] if ours else ''} | {theirs['estimator']}"
-                lines.append(f"| {task} | {group} | {measure} | {told} | {names} |")
+                lines.append(f"| {name} | {group} | {measure} | {told} | {names} |")
     return _HEAD + "\n\n" + ("\n".join(lines) if len(lines) > 2 else "Nowhere.")
 
 

@@ -37,11 +37,11 @@ _OURS = (
 """Ours are black, told apart by lines and markers."""
 
 
-def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
-    """Draw all pictures of a task.
+def draw_curves(stem: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
+    """Draw all pictures of a file of results.
 
     Args:
-        task: its name.
+        stem: name of the file, as which the pictures begin.
         rows: its rows.
         folder: where the PNG files go.
 
@@ -90,6 +90,6 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
         for ax in axes.flat:
             handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-        path = folder / f"{task}-{cost}.png"
+        path = folder / f"{stem}-{cost}.png"
         figure.savefig(path, dpi=90)
         yield path

@@ -148,3 +148,14 @@ def test_the_report_names_pictures_that_are_there_alone(tmp_path):
     write(tmp_path / "density.json", "density", [unit, {"estimator": "peer", "status": "failed", "note": "no"}])
     assert main("report", tmp_path) == 0
     assert "](density-" not in (tmp_path / "report.md").read_text()
+
+
+def test_two_files_of_one_suite_have_pictures_each(tmp_path):
+    for number in (1, 2):
+        write(tmp_path / f"density-{number}.json", "density", [{"estimator": f"peer {number}", "control": 100}])
+    assert main("report", tmp_path) == 0
+    text = (tmp_path / "report.md").read_text()
+    for number in (1, 2):
+        assert f"## density-{number}\n" in text
+        assert f"](density-{number}-products.png)" in text
+        assert (tmp_path / f"density-{number}-products.png").exists()
