@@ -251,4 +251,19 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         got = results.get("format") if isinstance(results, dict) else type(results).__name__
         raise ValueError(f"{path}: expected benchmark results of format {FORMAT}, got {got}; run the benchmark again")
+    if not _whole(results):
+        raise ValueError(f"{path}: expected results of a suite with its environment, problems and rows, got others")
     return results
+
+
+def _whole(results: Mapping[str, Any]) -> bool:
+    """Whether all is there that tables and comparisons read."""
+    problems, rows = results.get("problems"), results.get("rows")
+    return (
+        isinstance(results.get("benchmark"), str)
+        and isinstance(results.get("environment"), dict)
+        and isinstance(problems, dict)
+        and isinstance(rows, list)
+        and all(isinstance(row, dict) and row.get("problem") in problems for row in rows)
+        and all({"group", "status"} <= {*row} for row in rows if "estimator" in row)
+    )

@@ -1,6 +1,7 @@
 """The suite in the hands of its users: their files with mistakes, results in parts, runs side by side."""
 
 import contextlib
+import json
 
 import pytest
 
@@ -159,3 +160,18 @@ def test_two_files_of_one_suite_have_pictures_each(tmp_path):
         assert f"## density-{number}\n" in text
         assert f"](density-{number}-products.png)" in text
         assert (tmp_path / f"density-{number}-products.png").exists()
+
+
+def test_a_result_file_with_parts_missing_is_told_in_one_line(tmp_path, capsys):
+    path = write(tmp_path / "extremes.json", "extremes", [{"estimator": "peer"}])
+    whole = json.loads(path.read_text())
+    broken = [{key: value for key, value in whole.items() if key != gone} for gone in whole if gone != "format"]
+    rows = [3, {"estimator": "peer"}, {"problem": "a", "estimator": "peer"}, {"problem": "b"}]
+    broken += [whole | {"rows": [row]} for row in rows] + [whole | {"rows": 3}, whole | {"environment": None}]
+    for results in broken:
+        path.write_text(json.dumps(results))
+        for arguments in (("report", tmp_path), ("compare", path, path), (*RUN, "--output", path)):
+            assert main(*arguments) == 2
+            message = capsys.readouterr().err
+            assert "extremes.json: expected results of a suite with its environment, problems and rows" in message
+            assert message.count("\n") == 1
