@@ -7,12 +7,16 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 FLOPS_TOLERANCE = 1e-3
 """Relative change of a FLOP count that is reported: counts do not depend on how busy a machine is."""
 
 _INFORMATION = ("date", "cljax", "load")
+
+_NAMED = 8
+"""Rows of one file alone that a note names."""
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:
@@ -35,7 +39,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
     if old["benchmark"] != new["benchmark"]:
         raise ValueError(f"NEW: expected results of {old['benchmark']!r}, as OLD has, got {new['benchmark']!r}")
     for note in _notes(old, new):
-        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     rows = list(_pairs(old, new))
     if not rows:
         raise ValueError("NEW: expected a row of the same problem at the same size as in OLD, got none")
@@ -48,7 +52,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
     for label, before, after in rows:
         cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
         flagged += sum(bool(flag) for _, flag in cells)
-        table.add_row(label, *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
+        table.add_row(escape(label), *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
     console.print(table)
     console.print(f"{flagged} beyond the spreads", highlight=False)
     return flagged
@@ -66,6 +70,14 @@ def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is in {'NEW' if before is None else 'OLD'} only: left out"
         elif before != after:
             yield f"{name} is of another size: left out"
+    kept = [{_label(row): row.get("status", "ok") for row in _comparable(*pair)} for pair in ((old, new), (new, old))]
+    for there, missing, word in ((*kept, "OLD"), (*reversed(kept), "NEW")):
+        if only := [label for label in there if label not in missing]:
+            more = f"; and {len(only) - _NAMED} more" if len(only) > _NAMED else ""
+            yield f"in {word} only, left out: {'; '.join(only[:_NAMED])}{more}"
+    for label in kept[0]:
+        if kept[0][label] != (after := kept[1].get(label, kept[0][label])):
+            yield f"{label} was {kept[0][label]}, is {after}"
 
 
 def _pairs(

@@ -175,3 +175,16 @@ def test_a_result_file_with_parts_missing_is_told_in_one_line(tmp_path, capsys):
             message = capsys.readouterr().err
             assert "extremes.json: expected results of a suite with its environment, problems and rows" in message
             assert message.count("\n") == 1
+
+
+def test_compare_says_what_failed_or_is_in_one_file_alone(tmp_path, capsys):
+    old = write(tmp_path / "old.json", "extremes", [{"estimator": name} for name in ("steady [/x]", "gone", "late")])
+    failed = {"estimator": "late", "status": "failed", "error": None, "products": None, "seconds": None}
+    new = write(tmp_path / "new.json", "extremes", [{"estimator": "steady [/x]"}, {"estimator": "mine"}, failed])
+    assert main("compare", old, new) == 0
+    printed = capsys.readouterr().out
+    assert "note: in OLD only, left out: a gone 0\n" in printed
+    assert "note: in NEW only, left out: a mine 0\n" in printed
+    assert "note: a late 0 was ok, is failed\n" in printed
+    assert "a steady [/x] 0 " in printed
+    assert "0 was ok, is ok" not in printed
