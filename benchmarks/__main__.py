@@ -147,7 +147,9 @@ class Run:
             lookup("estimator", {e.name: e for task in tasks for e in estimators_of(task)}, name)
         jax.config.update("jax_enable_compilation_cache", False)  # a first call shall compile
         machine = environment()
-        console.print(f"jax {machine['jax']} on {machine['device']}, {machine['num_cpus']} CPUs", highlight=False)
+        console.print(
+            f"jax {machine['jax']} on {machine['device']}, {machine['num_cpus']} CPUs", highlight=False, markup=False
+        )
         for name, path in paths.items():
             if name in BENCHMARKS:
                 self._networks(name, path, 10 if repeats is None else repeats, console)
@@ -155,7 +157,7 @@ class Run:
                 store = Store(path, name, {"size": size}, self.overwrite)
                 rounds = 3 if repeats is None else repeats
                 run_task(TASKS[name], size, store, rounds, console, cases=self.problems, names=self.only)
-            console.print(f"{path}", soft_wrap=True, highlight=False)
+            console.print(f"{path}", soft_wrap=True, highlight=False, markup=False)
 
     def _path(self, name: str, alone: bool, size: str) -> pathlib.Path:
         folder = self.output or RESULTS / f"{jax.default_backend()}-{size}"
@@ -173,7 +175,7 @@ class Run:
             batch_size = batch_size if self.batch_size is None else self.batch_size
             problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)
             if store.has(name, {}) and store.config(name) == problem.config:
-                console.print(f"{benchmark}: {name}: is there", highlight=False)
+                console.print(f"{benchmark}: {name}: is there", highlight=False, markup=False)
                 continue
             rows = BENCHMARKS[benchmark]([problem], repeats, console)
             store.put(name, name, problem.config, rows)
@@ -208,7 +210,7 @@ class Report:
 
     def run(self, console: Console) -> None:
         """Read, draw, write."""
-        console.print(f"wrote {write_report(self.folder)}", soft_wrap=True, highlight=False)
+        console.print(f"wrote {write_report(self.folder)}", soft_wrap=True, highlight=False, markup=False)
 
 
 @dataclasses.dataclass(frozen=True)

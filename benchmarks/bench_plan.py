@@ -126,7 +126,7 @@ def write(output: pathlib.Path, console: Console) -> None:
     settings = {"format": FORMAT, "benchmark": "plan", "rates": dataclasses.asdict(RATES), "device_memory": MEMORY}
     write_results(output.with_suffix(".json"), settings | {"rows": found})
     for path in (output, output.with_suffix(".json")):
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

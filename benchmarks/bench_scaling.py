@@ -148,7 +148,7 @@ def write(size: str, num_examples: int, repeats: int, output: pathlib.Path, cons
     settings = {"format": FORMAT, "benchmark": "scaling", "repeats": repeats, "environment": found}
     write_results(output.with_suffix(".json"), settings | {"rows": rows})
     for path in (output, output.with_suffix(".json")):
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _product(op: LinearOperator, v: PyTree) -> PyTree:

@@ -60,13 +60,13 @@ def run_task(
         if cases and not {group.case, key} & set(cases):
             continue
         if store.has(key, versions):
-            console.print(f"{task.name}: {key}: is there", highlight=False)
+            console.print(f"{task.name}: {key}: is there", highlight=False, markup=False)
             continue
         # what is there is measured again beside what is new: rows of a group were timed against each other
         there = store.estimators(key)
         if unknown := ", ".join(sorted(there - set(known))):
             text = f"is left as it is, since it has {unknown}; name its file with --estimators, or another --output"
-            console.print(f"{task.name}: {key}: {text}", highlight=False)
+            console.print(f"{task.name}: {key}: {text}", highlight=False, markup=False)
             continue
         chosen = [known[name] for name in known if name in wanted | there]
         start = time.perf_counter()
@@ -75,10 +75,14 @@ def run_task(
             with console.status(f"{task.name}: {key}"):
                 rows = measure_group(task, group, case, size, chosen, repeats)
         except (OSError, ValueError) as error:  # data that is not there
-            console.print(f"{task.name}: {key}: left out: {_line(error)}", highlight=False)
+            console.print(f"{task.name}: {key}: left out: {_line(error)}", highlight=False, markup=False)
             continue
         store.put(key, group.case, case.config, rows)
-        console.print(f"{task.name}: {key}: {len(rows)} rows in {time.perf_counter() - start:.0f} s", highlight=False)
+        console.print(
+            f"{task.name}: {key}: {len(rows)} rows in {time.perf_counter() - start:.0f} s",
+            highlight=False,
+            markup=False,
+        )
 
 
 def measure_group(

@@ -188,3 +188,11 @@ def test_compare_says_what_failed_or_is_in_one_file_alone(tmp_path, capsys):
     assert "note: a late 0 was ok, is failed\n" in printed
     assert "a steady [/x] 0 " in printed
     assert "0 was ok, is ok" not in printed
+
+
+def test_paths_with_brackets_are_printed_as_they_are(tmp_path, capsys):
+    folder = tmp_path / "[a]" / "b[" / "c]"
+    assert main(*RUN, "--repeats", "0", "--only", "ARPACK", "--output", folder) == 0
+    assert f"{folder / 'extremes.json'}\n" in capsys.readouterr().out
+    assert main("report", folder) == 0
+    assert f"wrote {folder / 'report.md'}\n" in capsys.readouterr().out
