@@ -196,3 +196,8 @@ def test_paths_with_brackets_are_printed_as_they_are(tmp_path, capsys):
     assert f"{folder / 'extremes.json'}\n" in capsys.readouterr().out
     assert main("report", folder) == 0
     assert f"wrote {folder / 'report.md'}\n" in capsys.readouterr().out
+
+
+def test_a_part_of_a_missing_package_is_missing(tmp_path):
+    text = '@estimator("mine", "extremes", package="no_such_package.part")\ndef setup(r): ...\n'
+    assert measured(tmp_path, text, "mine")["mine"]["status"] == "missing"

@@ -210,7 +210,7 @@ class Estimator:
     @property
     def version(self) -> str | None:
         """The revision of its file, or the version of its package; None where that is missing."""
-        if self.package and importlib.util.find_spec(self.package) is None:
+        if self.package and not _is_there(self.package):
             return None
         if self.revision:
             return self.revision
@@ -220,6 +220,13 @@ class Estimator:
             return importlib.metadata.version(self.distribution or self.package)
         except importlib.metadata.PackageNotFoundError:
             return "unknown"
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # the package that it is a part of is missing
+        return False
 
 
 ESTIMATORS: dict[tuple[str, str], Estimator] = {}
