@@ -54,6 +54,9 @@ def run_task(
     """
     known = {e.name: e for e in estimators_of(task.of or task.name)}
     wanted = set(names or task.only or known) & set(known)
+    if names and not wanted:
+        console.print(f"{task.name}: has none of the estimators that are named", highlight=False, markup=False)
+        return
     versions = {name: known[name].version for name in wanted}
     for group in task.groups(size):
         key = group.key

@@ -201,3 +201,10 @@ def test_paths_with_brackets_are_printed_as_they_are(tmp_path, capsys):
 def test_a_part_of_a_missing_package_is_missing(tmp_path):
     text = '@estimator("mine", "extremes", package="no_such_package.part")\ndef setup(r): ...\n'
     assert measured(tmp_path, text, "mine")["mine"]["status"] == "missing"
+
+
+def test_a_suite_without_the_estimators_that_are_named_measures_nothing(tmp_path, capsys):
+    arguments = ("run", "extremes", "trace", "--size", "tiny", "--problems", "outliers", "exponential")
+    assert main(*arguments, "--repeats", "0", "--only", "ARPACK", "--output", tmp_path) == 0
+    assert "trace: has none of the estimators that are named" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"extremes.json"}
