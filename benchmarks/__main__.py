@@ -44,6 +44,9 @@ BENCHMARKS = {
 SUITES = (*BENCHMARKS, *TASKS)
 """All suites by name."""
 
+_REGISTRABLE = {name: task for name, task in TASKS.items() if task.of is None}
+"""Tasks with estimators of their own."""
+
 RESULTS = pathlib.Path("benchmarks", "results")
 
 
@@ -135,10 +138,11 @@ class Run:
                 raise ValueError(f"problems: expected some of {among}; got {name!r}{did_you_mean(problems, name)}")
         paths = {name: self._path(name, len(names) == 1, size) for name in names}
         load_builtin()
-        for path in self.estimators:
-            for found in load_file(path):
-                lookup("task", TASKS, found.task)
         tasks = [TASKS[name].of or name for name in names if name in TASKS]
+        for path in self.estimators:
+            own = [lookup("task", _REGISTRABLE, found.task).name for found in load_file(path)]
+            if tasks and not {*own} & {*tasks}:
+                raise ValueError(f"estimators: expected one of {', '.join(tasks)} in {path}, got {', '.join(own)}")
         if self.only and not tasks:
             raise ValueError(
                 f"only: expected a suite that compares estimators ({', '.join(TASKS)}); got {', '.join(names)}"

@@ -342,12 +342,21 @@ def test_a_users_file_that_fails_or_has_no_such_task_is_told(tmp_path, capsys):
             'from benchmarks.estimators import estimator\n\n\n@estimator("mine", "extreme")\ndef setup(request): ...\n',
             "task: expected one of peer_products, extremes",
         ),
+        (
+            'from benchmarks.estimators import estimator\n\n\n@estimator("mine", "growth")\ndef setup(request): ...\n',
+            "task: expected one of peer_products, extremes",
+        ),
+        (
+            'from benchmarks.estimators import estimator\n\n\n@estimator("mine", "trace")\ndef setup(request): ...\n',
+            "mine.py, got trace",
+        ),
     ):
         path.write_text(text)
         try:
             assert main("run", "extremes", "--size", "tiny", "--estimators", path, "--output", tmp_path) == 2
         finally:
-            estimators.ESTIMATORS.pop(("extreme", "mine"), None)
+            for task in ("extreme", "growth", "trace"):
+                estimators.ESTIMATORS.pop((task, "mine"), None)
         assert expected in capsys.readouterr().err
 
 
