@@ -124,6 +124,20 @@ class Network:
         """The Hessian of the mean loss."""
         return curvature.hessian(self.objective, self.params, self.batch)
 
+    def operator(self, kind: str) -> curvature.LinearOperator:
+        """A curvature matrix of the mean loss.
+
+        Args:
+            kind: "hessian", "gauss_newton", or "fisher", the exact one, which for softmax is the Gauss-Newton matrix.
+
+        Returns:
+            The operator.
+        """
+        if kind == "hessian":
+            return self.hessian
+        make = curvature.gauss_newton if kind == "gauss_newton" else curvature.fisher
+        return make(self.apply_fn, self.loss, self.params, self.batch)
+
     def in_double(self) -> "Network":
         """The same in float64; only while that is on."""
         params, inputs = (jax.tree.map(_to_double, x) for x in (self.params, self.batch.inputs))

@@ -173,7 +173,8 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
             answer = run(seed)
             products.append(_COUNTER.read() - before)
             if estimator.counts and not products[-1]:
-                raise ArithmeticError(f"no product was counted for seed {seed}: multiply by what the request counts")
+                text = f"no product was counted for seed {seed}: multiply by what the request counts"
+                raise ArithmeticError(f"{text}, or register it with counts=False where nothing is to be counted")
             if task.score is not None:
                 scores.append(task.score(answer, request.case, group))
                 if not all(math.isfinite(value) for value in scores[-1].values()):

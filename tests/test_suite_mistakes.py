@@ -6,7 +6,9 @@ import json
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import estimators, harness, report
+from benchmarks import estimators, harness, networks, report, suite
+from benchmarks.estimators.products import KINDS
+from benchmarks.tasks import TASKS, Group
 
 HEAD = "from benchmarks.estimators import *\n"
 ANSWER = "(r.scipy_operator.matvec(r.start(s)), r.case.reference.wanted(r.num_top, r.num_bottom))[1]"
@@ -208,3 +210,35 @@ def test_a_suite_without_the_estimators_that_are_named_measures_nothing(tmp_path
     assert main(*arguments, "--repeats", "0", "--only", "ARPACK", "--output", tmp_path) == 0
     assert "trace: has none of the estimators that are named" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"extremes.json"}
+
+
+@pytest.mark.parametrize("scipy", [False, True])
+def test_the_operator_of_a_request_is_of_the_kind_that_is_asked_for(scipy):
+    case = networks.network_case("mlp", "tiny")
+
+    def setup(r):
+        product = r.scipy_operator.matvec if scipy else estimators.flat_product(r.op)
+        return lambda seed: product(r.start(0))
+
+    for kind in KINDS:
+        group = Group(case.name, lambda: case, options={"kind": kind})
+        mine = estimators.Estimator("mine", "peer_products", setup)
+        row = suite.measure_group(TASKS["peer_products"], group, case, "tiny", [mine], 0)[1]
+        assert row["products"] == 1
+        assert row["error"]["median"] < 1e-5
+
+
+def test_points_of_a_request_are_counted():
+    group = TASKS["tracked"].groups("tiny")[0]
+
+    def setup(r):
+        def run(seed):
+            for point in r.points:
+                point.scipy_operator.matvec(point.start(0))
+            return r.case.reference.extremes[1]
+
+        return run
+
+    mine = estimators.Estimator("mine", "tracked", setup)
+    row = suite.measure_group(TASKS["tracked"], group, group.make(), "tiny", [mine], 0)[1]
+    assert (row["products"], row["error"]["median"]) == (4, 0)

@@ -58,8 +58,13 @@ class Request:
 
     @property
     def op(self) -> LinearOperator:
-        """The operator of cljax, in float32."""
-        return self.count_op(self.case.op)
+        """The operator of cljax, of the kind that is asked for, in float32."""
+        return self.count_op(self._uncounted_op)
+
+    @property
+    def points(self) -> "list[Request]":
+        """Along a training run: the same, asked of each of its Hessians."""
+        return [dataclasses.replace(self, case=point) for point in self.case.points]
 
     def uncounted(self) -> "Request":
         """The same without a counter, with nothing set up but the network in PyTorch, which is the case's."""
@@ -71,6 +76,10 @@ class Request:
     def start(self, seed: int) -> np.ndarray:
         """A random start vector, (n,), float32."""
         return np.random.default_rng(seed).standard_normal(self.dimension).astype(np.float32)
+
+    @property
+    def _uncounted_op(self) -> LinearOperator:
+        return self.case.op if self.kind == "hessian" else self.case.network.operator(self.kind)
 
     def count_op(self, op: LinearOperator) -> LinearOperator:
         """An operator whose products count, where products are counted."""
@@ -93,7 +102,8 @@ class Request:
         """The operator for SciPy: one jitted program on flat float32 vectors, linearized once."""
         import scipy.sparse.linalg as sla
 
-        product, like = _linearize(self.case.op), tree.zeros_like(self.case.op.struct)
+        op = self._uncounted_op
+        product, like = _linearize(op), tree.zeros_like(op.struct)
 
         def multiply(v: np.ndarray) -> np.ndarray:
             return np.array(_apply(product, like, v.reshape(-1).astype(np.float32)))  # the caller's own, to write to

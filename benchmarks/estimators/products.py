@@ -11,30 +11,14 @@ from benchmarks.estimators.base import NotApplicableError, Request, estimator
 from benchmarks.estimators.curvlinops_ import make_operator
 from benchmarks.estimators.eigenthings import make_operator as make_eigenthings
 from benchmarks.estimators.pyhessian_ import make_hessian
-from cljax import curvature, tree
+from cljax import tree
 
 KINDS = ("hessian", "gauss_newton", "fisher")
 
 
-def operator_of(network: Any, kind: str) -> curvature.LinearOperator:
-    """Our operator.
-
-    Args:
-        network: a ``networks.Network``.
-        kind: one of ``KINDS``.
-
-    Returns:
-        The Hessian, the Gauss-Newton matrix, or the exact Fisher matrix, which for softmax is the same.
-    """
-    if kind == "hessian":
-        return network.hessian
-    make = curvature.gauss_newton if kind == "gauss_newton" else curvature.fisher
-    return make(network.apply_fn, network.loss, network.params, network.batch)
-
-
 def _ours(linearized: bool) -> Any:
     def setup(request: Request) -> Any:
-        op = request.count_op(operator_of(request.case.network, request.kind))
+        op = request.op
         v = ravel_pytree(tree.zeros_like(op.struct))[1](jnp.asarray(request.start(0)))
         product = _linearize(op) if linearized else op
         multiply = _apply if linearized else _fresh

@@ -1,6 +1,5 @@
 """The top eigenvalue at many points of a training run, each search started from the one before where that can be."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -18,13 +17,9 @@ from benchmarks.synthetic import torch_device
 _COLD_EVERY = 50
 
 
-def _points(request: Request) -> list[Request]:
-    return [dataclasses.replace(request, case=point) for point in request.case.points]
-
-
 def _ours(warm: bool, certify: bool, jitted: bool = False) -> Any:
     def setup(request: Request) -> Any:
-        points = _points(request)
+        points = request.points
         ops = [point.op for point in points]
         checks = [gradient(p.case.network.objective, p.case.network.params, p.case.network.batch) for p in points]
         tol, measure = request.tolerance, jitted_search if jitted else search
@@ -62,7 +57,7 @@ def _arpack(begin: str, number: int | None) -> Any:
     def setup(request: Request) -> Any:
         import scipy.sparse.linalg as sla
 
-        points = _points(request)
+        points = request.points
         networks = [p.case.network for p in points if begin == "the gradient"]
         starts = [np.asarray(ravel_pytree(gradient(n.objective, n.params, n.batch))[0]) for n in networks]
 
@@ -103,7 +98,7 @@ def lobpcg(request: Request) -> Any:
     """A block of one vector."""
     from jax.experimental.sparse.linalg import lobpcg_standard
 
-    points, n = _points(request), request.dimension
+    points, n = request.points, request.dimension
     tol = np.float32(request.tolerance / (20 * n))
 
     @jax.jit
@@ -129,7 +124,7 @@ def matfree(request: Request) -> Any:
 
     solve = eig.eigh_partial(decomp.tridiag_sym(request.budget, reortho="full"))
     program = jax.jit(lambda op, v: solve(flat_product(op), v))
-    ops = [point.op for point in _points(request)]
+    ops = [point.op for point in request.points]
 
     def run(seed: int) -> Any:
         found, v = [], jnp.asarray(request.start(seed))
@@ -158,7 +153,7 @@ def eigenthings(request: Request) -> Any:
 
     from benchmarks.estimators.eigenthings import make_operator
 
-    operators = [make_operator(point) for point in _points(request)]
+    operators = [make_operator(point) for point in request.points]
 
     def run(seed: int) -> Any:
         found, init = [], torch.from_numpy(request.start(seed)).to(torch_device())
@@ -175,7 +170,7 @@ def eigenthings(request: Request) -> Any:
 )
 def pyhessian(request: Request) -> Any:
     """Power iteration from a random vector at each point."""
-    points = _points(request)
+    points = request.points
 
     def run() -> Any:
         with counting(request):
