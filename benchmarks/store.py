@@ -1,7 +1,9 @@
 """A result file that grows group by group: what it has is not measured again, and a run that dies loses one group."""
 
+import contextlib
+import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 from benchmarks.harness import FORMAT, environment, read_results, write_results
@@ -29,13 +31,18 @@ class Store:
         self._environment = environment()
         self._results |= {"environment": self._environment, "problems": {}, "rows": []}
         self._overwrite, self._measured = overwrite, set[str]()
+        self._wanted = {"benchmark": benchmark, **settings}
         if path.exists():
-            found, wanted = read_results(path), {"benchmark": benchmark, **settings}
-            other = [key for key, value in wanted.items() if found.get(key, value) != value]
-            if other and not overwrite:
-                key = other[0]
-                raise ValueError(f"output: expected a file of {key} {wanted[key]!r}, got {found[key]!r} in {path}")
-            self._results = self._results if other else found
+            found = read_results(path)
+            if (key := self._other(found)) and not overwrite:
+                raise ValueError(
+                    f"output: expected a file of {key} {self._wanted[key]!r}, got {found[key]!r} in {path}"
+                )
+            self._results = self._results if key else found
+
+    def _other(self, found: Mapping[str, Any]) -> str | None:
+        """What makes a file one of another suite or size, None if it is of this one."""
+        return next((key for key, value in self._wanted.items() if found.get(key, value) != value), None)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -80,7 +87,7 @@ class Store:
         return None if self._overwrite else self._results["problems"].get(problem)
 
     def put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace a group, in its place, and write the file, at once or not at all.
+        """Replace a group, in its place, and write the file, at once or not at all, with what others wrote to it since.
 
         Args:
             group: its key.
@@ -89,6 +96,20 @@ class Store:
             rows: of the group.
         """
         self._measured.add(group)
+        with _alone(self.path.parent):
+            self._read_again()
+            self._put(group, problem, config, rows)
+
+    def _read_again(self) -> None:
+        """Take what another run has written to the file meanwhile."""
+        try:
+            found = read_results(self.path)
+        except (FileNotFoundError, ValueError):  # not there yet, or spoilt: it is written anew
+            return
+        if self._other(found) is None:
+            self._results = found
+
+    def _put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         place = next((i for i, row in enumerate(self.rows) if _group(row) == group), len(self.rows))
         kept = [row for row in self.rows if _group(row) != group]
         if all(_group(row) in self._measured for row in kept):
@@ -97,6 +118,24 @@ class Store:
         self._results["rows"] = kept[:place] + [{"group": group, **row} for row in rows] + kept[place:]
         self._results["problems"][problem] = config
         write_results(self.path, self._results)
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Generator[None]:
+    """Other runs wait meanwhile that write into the folder, where the system can tell them."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # not there, as on Windows
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _group(row: Mapping[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import threading
 
 import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks import estimators, harness, networks, report, suite
 from benchmarks.estimators.products import KINDS
+from benchmarks.store import Store
 from benchmarks.tasks import TASKS, Group
 
 HEAD = "from benchmarks.estimators import *\n"
@@ -242,3 +244,35 @@ def test_points_of_a_request_are_counted():
     mine = estimators.Estimator("mine", "tracked", setup)
     row = suite.measure_group(TASKS["tracked"], group, group.make(), "tiny", [mine], 0)[1]
     assert (row["products"], row["error"]["median"]) == (4, 0)
+
+
+def test_two_runs_into_one_file_keep_what_the_other_wrote(tmp_path):
+    path = tmp_path / "extremes.json"
+    row = {"estimator": "x", "version": "1", "status": "ok"}
+    stores = [Store(path, "extremes", {"size": "tiny"}, False) for _ in range(2)]
+
+    def write_many(store, names):
+        for name in names:
+            store.put(name, name, {"dimension": 3}, [row | {"problem": name}])
+
+    names = ["abcdefgh", "ijklmnop"]
+    threads = [threading.Thread(target=write_many, args=pair) for pair in zip(stores, names, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results = harness.read_results(path)
+    assert sorted(row["group"] for row in results["rows"]) == sorted(results["problems"]) == sorted("".join(names))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["extremes.json"]
+
+
+def test_a_file_of_another_size_is_replaced_once(tmp_path):
+    path = tmp_path / "extremes.json"
+    row = {"estimator": "x", "version": "1", "status": "ok"}
+    Store(path, "extremes", {"size": "small"}, False).put("a", "a", {}, [row | {"problem": "a"}])
+    store = Store(path, "extremes", {"size": "tiny"}, True)
+    for name in "bc":
+        store.put(name, name, {}, [row | {"problem": name}])
+    results = harness.read_results(path)
+    assert results["size"] == "tiny"
+    assert [row["group"] for row in results["rows"]] == ["b", "c"]
