@@ -13,6 +13,7 @@ import os
 import pathlib
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -212,11 +213,16 @@ def prepare_output(path: pathlib.Path) -> None:
         path: where the results shall go; its folder is made.
 
     Raises:
-        ValueError: if it is a folder.
+        ValueError: if it is a folder, or nothing can be written to its folder.
     """
     if path.is_dir():
         raise ValueError(f"output: expected a file, got the folder {path}; try {path / 'products.json'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"output: cannot write to {path}: {error.strerror}") from None
 
 
 def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:

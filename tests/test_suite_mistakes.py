@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 import threading
 
 import pytest
@@ -276,3 +277,12 @@ def test_a_file_of_another_size_is_replaced_once(tmp_path):
     results = harness.read_results(path)
     assert results["size"] == "tiny"
     assert [row["group"] for row in results["rows"]] == ["b", "c"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "measure_group", None)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", pathlib.Path("/proc/self")):
+        if folder.exists():
+            assert main(*RUN, "--only", "ARPACK", "--output", folder) == 2
+            assert f"error: output: cannot write to {folder / 'extremes.json'}: " in capsys.readouterr().err
