@@ -172,7 +172,8 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
             begun = min(begun, time.perf_counter())  # the first run compiles
     found: dict[str, Any] = {"products": spread(products).median if estimator.counts else None}
     for name in scores[0] if scores else ():
-        found[name] = dataclasses.asdict(spread([score[name] for score in scores]))
+        samples = [score[name] for score in scores]
+        found[name] = dataclasses.asdict(spread(samples)) | {"samples": samples}
     return found
 
 

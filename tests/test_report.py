@@ -1,0 +1,68 @@
+"""The report: what counts as reached, what is compared with what, and that all that was measured is in it."""
+
+import json
+
+import pytest
+
+from benchmarks import harness, report_rows, suite
+from benchmarks.estimators import Estimator
+from benchmarks.report import report_of
+from benchmarks.tasks import Group, Task
+from benchmarks.tasks.base import matrix_case
+
+
+def spread(*samples):
+    return harness.dataclasses.asdict(harness.spread([float(sample) for sample in samples]))
+
+
+def row(estimator, control=100, group="a", **found):
+    return {
+        "estimator": estimator,
+        "control": control,
+        "group": group,
+        "problem": group.split(",")[0],
+        "setting": group.partition(", ")[2],
+        "kind_of_control": "budget",
+        "status": "ok",
+        "version": "1",
+        "settings": "",
+        **found,
+    }
+
+
+def text_of(folder, benchmark, rows, **results):
+    """The report of one file."""
+    found = {"format": 1, "benchmark": benchmark, "environment": harness.environment()}
+    found |= {"problems": {row["problem"]: {"points": 2} for row in rows}, "rows": rows}
+    folder.mkdir(exist_ok=True)
+    (folder / f"{benchmark}.json").write_text(json.dumps(found | results))
+    return report_of(folder)[0]
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [((5,), 5), ((5, 1), 5), ((5, 1, 2), 5), ((4, 1, 2, 9), 9), ((1, 2, 3, 4, 9), 4), ((1, 2, 3, 4, 5, 6, 9), 6)],
+)
+def test_a_tolerance_is_reached_by_every_one_of_few_seeds(samples, expected):
+    error = spread(*samples)
+    assert report_rows.reached_by({"error": error | {"samples": samples}}) == expected
+    if len(samples) <= 3:  # rows that have no more than the summary
+        assert report_rows.reached_by({"error": error}) == pytest.approx(expected)
+    assert report_rows.reached_by({"error": None}) is None
+
+
+def test_single_errors_are_kept():
+    case = matrix_case("flat", 16)
+    answers = iter([1.0, 2.0, 3.0])
+    estimator = Estimator("e", "extremes", lambda request: lambda seed: next(answers), counts=False)
+    task = Task("extremes", "", lambda _: [], lambda answer, case, group: {"error": answer}, num_seeds=3)
+    found = suite.measure_group(task, Group("flat", lambda: case), case, "tiny", [estimator], 0)[1]
+    assert found["error"]["samples"] == [1, 2, 3]
+
+
+def test_what_one_of_three_seeds_misses_is_not_reached(tmp_path):
+    rows = [row("cljax", 1e-3, "a, top 5", products=7, error=spread(1e-4, 1e-4, 1.1e-3))]
+    text = text_of(tmp_path, "extremes", rows)
+    assert "| cljax | **7** |" in text.split("at most 0.01")[1].split("at most 0.001")[0]
+    assert "| cljax | **7** |" not in text.split("at most 0.001")[1]
+    assert "three of four" not in text
