@@ -12,6 +12,7 @@ from benchmarks.report_rows import (
     FIXED,
     Row,
     cheapest,
+    common_budget,
     error_of,
     gradients_of,
     megabytes_of,
@@ -94,7 +95,9 @@ def _section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterabl
             title = f"**{setting}**, peak megabytes of a run with an error of at most 0.001"
             yield from _where_known(title, asked, lambda rows: _fewest(rows, 1e-3, megabytes_of))
     elif task in AT_A_BUDGET:
-        budget = AT_A_BUDGET[task]
+        budget = common_budget(rows)
+        if budget is None:
+            return
         at = [row for row in rows if row["control"] in {budget, 0}]
         yield f"Median error with {budget} products\n\n" + _table(at, lambda rows: _least(rows, error_of))
         yield f"Seconds with {budget} products\n\n" + _table(at, lambda rows: _least(rows, seconds_of))

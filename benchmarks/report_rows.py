@@ -1,5 +1,6 @@
 """What the report reads off rows."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -75,6 +76,23 @@ def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], float | 
     """
     costs = [of(row) for row in rows if (error := reached_by(row)) is not None and error <= tolerance]
     return min((cost for cost in costs if cost is not None), default=None)
+
+
+def common_budget(rows: Iterable[Row]) -> int | None:
+    """The number of products at which the estimators of a task are compared.
+
+    Args:
+        rows: of one task.
+
+    Returns:
+        Of the budgets that more than half as many runs have as the most frequent one, the middle one, of two the greater; None
+        where there is no run with a budget.
+    """
+    found = collections.Counter(
+        row["control"] for row in rows if row["status"] == "ok" and row["kind_of_control"] == "budget"
+    )
+    shared = sorted(budget for budget, count in found.items() if 2 * count > max(found.values()))
+    return int(shared[len(shared) // 2]) if shared else None
 
 
 def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -66,3 +66,21 @@ def test_what_one_of_three_seeds_misses_is_not_reached(tmp_path):
     assert "| cljax | **7** |" in text.split("at most 0.01")[1].split("at most 0.001")[0]
     assert "| cljax | **7** |" not in text.split("at most 0.001")[1]
     assert "three of four" not in text
+
+
+@pytest.mark.parametrize(
+    ("budgets", "expected"), [([20], 20), ([30, 60], 60), ([50, 100, 200], 100), ([25, 50, 100, 200], 100)]
+)
+@pytest.mark.parametrize("task", ["density", "trace", "diagonal"])
+def test_estimators_are_compared_at_a_budget_that_they_have(task, budgets, expected, tmp_path):
+    rows = [row("cljax", b, error=spread(0.5), seconds=spread(0.1)) for b in budgets]
+    rows += [row("peer", b, error=spread(1 / b), seconds=spread(0.1)) for b in budgets]
+    rows += [row("other", 7, error=spread(0.5)), row("gone", 7, status="missing")]  # a budget of one alone
+    rows += [row("fixed", 0, kind_of_control="none", error=spread(0.5))]
+    text = text_of(tmp_path, task, rows)
+    assert f"Median error with {expected} products" in text
+    assert f"| {task} | a | error with {expected} products | 0.5 against" in text
+
+
+def test_a_task_without_budgets_has_no_such_table(tmp_path):
+    assert "Median error with" not in text_of(tmp_path, "trace", [row("gone", status="missing")])

@@ -349,6 +349,7 @@ def test_a_users_file_that_fails_or_has_no_such_task_is_told(tmp_path, capsys):
 
 def test_a_missing_peer_is_never_beaten(tmp_path):
     ok = {"status": "ok", "version": "1", "settings": "", "control": 100, "setting": "", "problem": "a", "group": "a"}
+    ok["kind_of_control"] = "budget"
     spread = {"median": 0.1, "minimum": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1, "num_samples": 1}
     rows = [
         ok | {"estimator": "cljax Lanczos, 1 probe", "products": 100, "error": spread},
