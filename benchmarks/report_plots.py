@@ -37,6 +37,20 @@ _OURS = (
 """Ours are black, told apart by lines and markers."""
 
 
+def costs_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """What errors are drawn against.
+
+    Args:
+        rows: of one task.
+
+    Returns:
+        Rows that were run and have the cost, by name of the cost; no name without rows.
+    """
+    ran = [row for row in rows if row["status"] == "ok" and error_of(row)]
+    found = {cost: [row for row in ran if (spread := of(row)) and spread[0]] for cost, of in COSTS.items()}
+    return {cost: kept for cost, kept in found.items() if kept}
+
+
 def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
     """Draw all pictures of a task.
 
@@ -58,10 +72,8 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
     styles = {name: {"color": mpl.colormaps["tab20"](i % 20), **_THEIRS} for i, name in enumerate(peers)}
     ours = [name for name in names if is_ours(name)]
     styles |= {name: dict(zip(("ls", "marker"), _OURS[i % len(_OURS)], strict=True)) for i, name in enumerate(ours)}
-    for cost, of in COSTS.items():
-        groups = groups_of(row for row in ran if of(row))
-        if not groups:
-            continue
+    for cost, kept in costs_of(rows).items():
+        groups, of = groups_of(kept), COSTS[cost]
         columns = min(COLUMNS, len(groups))
         lines = -(-len(groups) // columns)
         figure = Figure((3.6 * columns, 2.9 * lines + 0.35 * (1 + len(names) // columns)), layout="constrained")
@@ -71,8 +83,8 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
         for ax, (group, found) in zip(axes.flat, groups.items(), strict=False):
             for name in names:
                 # in the order of tolerances or budgets, as times scatter
-                points = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
-                points = [(x, max(y, 1e-8)) for x, y in points if x and y is not None]
+                pairs: Any = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
+                points = [(x, max(y, 1e-8)) for (x, *_), (y, *_) in pairs]
                 if points:
                     style = {"color": "k", "lw": 1.8, "ms": 5, "mfc": "w", "zorder": 3} | styles[name]
                     ax.loglog(*zip(*points, strict=True), label=name, **style)

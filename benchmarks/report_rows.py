@@ -1,12 +1,15 @@
 """What the report reads off rows."""
 
 import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 Row = dict[str, Any]
+
+Range = tuple[float, float, float]
+"""Median and quartiles."""
 
 FIXED = ("one product", "one gradient")
 """Rows of the unit of time, which is no estimator."""
@@ -17,29 +20,36 @@ def is_ours(name: str) -> bool:
     return name.split(",")[0].split()[0] == "cljax"
 
 
-def products_of(row: Row) -> float | None:
+def products_of(row: Row) -> Range | None:
     """Products of a run, None where they cannot be counted."""
-    return row.get("products")
+    count = row.get("products")
+    return None if count is None else (count, count, count)
 
 
-def seconds_of(row: Row) -> float | None:
-    """Median seconds of a run, None where nothing was timed."""
-    return row["seconds"]["median"] if row.get("seconds") else None
+def seconds_of(row: Row) -> Range | None:
+    """Seconds of a run, None where nothing was timed."""
+    return _range(row.get("seconds"))
 
 
-def gradients_of(row: Row) -> float | None:
-    """Median time in gradients of the same batch, None where there are none."""
-    return row["time_in_gradients"]["median"] if row.get("time_in_gradients") else None
+def gradients_of(row: Row) -> Range | None:
+    """Time in gradients of the same batch, None where there are none."""
+    return _range(row.get("time_in_gradients"))
 
 
-def megabytes_of(row: Row) -> float | None:
-    """Median peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
-    return row["peak_bytes"]["median"] / 1e6 if row.get("peak_bytes") else None
+def megabytes_of(row: Row) -> Range | None:
+    """Peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
+    return _range(row.get("peak_bytes"), 1e-6)
 
 
-def error_of(row: Row) -> float | None:
-    """Median error over seeds, None where nothing was scored."""
-    return row["error"]["median"] if row.get("error") else None
+def error_of(row: Row) -> Range | None:
+    """Error over seeds, None where nothing was scored."""
+    return _range(row.get("error"))
+
+
+def _range(spread: Mapping[str, float] | None, scale: float = 1.0) -> Range | None:
+    if not spread:
+        return None
+    return scale * spread["median"], scale * spread["lower_quartile"], scale * spread["upper_quartile"]
 
 
 def reached_by(row: Row) -> float | None:
@@ -63,7 +73,7 @@ def reached_by(row: Row) -> float | None:
     return error["upper_quartile"]
 
 
-def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], float | None]) -> float | None:
+def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], Range | None]) -> Range | None:
     """The least cost of runs that were accurate enough.
 
     Args:
@@ -85,8 +95,8 @@ def common_budget(rows: Iterable[Row]) -> int | None:
         rows: of one task.
 
     Returns:
-        Of the budgets that more than half as many runs have as the most frequent one, the middle one, of two the greater; None
-        where there is no run with a budget.
+        Of the budgets that more than half as many runs have as the most frequent one, the middle one, of two the
+        greater; None where there is no run with a budget.
     """
     found = collections.Counter(
         row["control"] for row in rows if row["status"] == "ok" and row["kind_of_control"] == "budget"
@@ -101,3 +111,10 @@ def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         found.setdefault(row["group"], []).append(row)
     return found
+
+
+def number(value: Any) -> str:
+    """A number in a table, to two or three digits; None as nothing."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 10 else f"{value:.1f}"

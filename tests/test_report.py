@@ -62,9 +62,11 @@ def test_single_errors_are_kept():
 
 def test_what_one_of_three_seeds_misses_is_not_reached(tmp_path):
     rows = [row("cljax", 1e-3, "a, top 5", products=7, error=spread(1e-4, 1e-4, 1.1e-3))]
+    rows += [row("cljax", 1e-5, "a, top 5", products=9, error=spread(1e-6, 1e-6, 1e-6))]
     text = text_of(tmp_path, "extremes", rows)
     assert "| cljax | **7** |" in text.split("at most 0.01")[1].split("at most 0.001")[0]
     assert "| cljax | **7** |" not in text.split("at most 0.001")[1]
+    assert "| cljax | **9** |" in text.split("at most 0.001")[1]
     assert "three of four" not in text
 
 
@@ -79,8 +81,31 @@ def test_estimators_are_compared_at_a_budget_that_they_have(task, budgets, expec
     rows += [row("fixed", 0, kind_of_control="none", error=spread(0.5))]
     text = text_of(tmp_path, task, rows)
     assert f"Median error with {expected} products" in text
-    assert f"| {task} | a | error with {expected} products | 0.5 against" in text
+    assert f"| {task} | a | with {expected} products | 0.5 against" in text
 
 
 def test_a_task_without_budgets_has_no_such_table(tmp_path):
     assert "Median error with" not in text_of(tmp_path, "trace", [row("gone", status="missing")])
+
+
+def part(text, start, end="**"):
+    return text.split(start)[1].split(end)[0]
+
+
+@pytest.mark.parametrize("task", ["density", "trace", "diagonal", "extremes", "tracked", "growth"])
+def test_every_place_where_a_peer_is_ahead_is_told(task, tmp_path):
+    """In seconds and memory of every task, and in errors where all have one budget."""
+    ours = {"products": 100, "error": spread(5e-4), "seconds": spread(2, 2.1, 2.2), "peak_bytes": spread(2e6, 3e6)}
+    theirs = ours | {"seconds": spread(1, 1.1, 1.2), "peak_bytes": spread(1e6)}
+    share = {"share_within_1e-3": spread(1)}
+    rows = [row("cljax", group="a, k 1", **ours, **share), row("cljax, slow", group="a, k 1", **ours, **share)]
+    rows += [row("peer", group="a, k 1", **theirs, **share)]
+    near = {"seconds": spread(1, 2.15, 2.2), "peak_bytes": spread(1e6, 3e6)}  # the quartiles overlap
+    rows += [row("cljax", group="b, k 1", **ours, **share), row("peer", group="b, k 1", **theirs | near, **share)]
+    text = text_of(tmp_path, task, rows).split("## Where a peer is ahead")[1].split(f"## {task}")[0]
+    measure = {"extremes": "to 0.001", "tracked": "to 0.001", "growth": ""}.get(task, "with 100 products")
+    seconds, memory = (part(text, f"**{kind}**: 1 of 2") for kind in ("Seconds", "Peak megabytes"))
+    assert f"| {task} | a, k 1 | {measure} | 2.1 against 1.1 | cljax | peer |" in seconds
+    assert f"| {task} | a, k 1 | {measure} | 2.5 against 1 | cljax | peer |" in memory
+    assert "b, k 1" not in text
+    assert ("**Error**: 0 of 2" in text) == (task in {"density", "trace", "diagonal"})

@@ -1,0 +1,69 @@
+"""What the report shows of each task: which tables, of which measures."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.report_behind import AT_A_BUDGET, TO_A_TOLERANCE, TOLERANCES
+from benchmarks.report_rows import (
+    FIXED,
+    Row,
+    common_budget,
+    error_of,
+    gradients_of,
+    megabytes_of,
+    products_of,
+    seconds_of,
+)
+from benchmarks.report_tables import least, reached, table, tracked_table
+
+REACHED = """An error is at most a tolerance where that of every seed is, or, of five seeds and more, of at least three
+quarters of them."""
+
+
+def section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterable[str]:
+    """Tables of a task.
+
+    Args:
+        task: its name.
+        rows: its rows.
+        problems: what the cases were made of.
+
+    Yields:
+        Markdown, "" for a table that would be empty.
+    """
+    if task in TO_A_TOLERANCE:
+        yield REACHED
+        for setting in dict.fromkeys(row["setting"] for row in rows):
+            yield from _to_a_tolerance(setting, [row for row in rows if row["setting"] == setting])
+    elif task in AT_A_BUDGET:
+        yield from _at_a_budget(rows)
+    elif task == "tracked":
+        yield from (tracked_table(name, rows, problems[name]) for name in dict.fromkeys(row["problem"] for row in rows))
+    else:
+        yield table("Milliseconds", rows, _milliseconds, across="group")
+        yield table("Time in gradients of cljax, within the same round", rows, least(gradients_of), across="group")
+        yield table("Peak megabytes", rows, least(megabytes_of), across="group")
+        yield table("Error", rows, least(error_of), across="group")
+
+
+def _to_a_tolerance(setting: str, rows: list[Row]) -> Iterable[str]:
+    for tolerance in TOLERANCES if setting == "top 5" else TOLERANCES[1:2]:
+        title = f"**{setting}**, fewest products with an error of at most {tolerance:g}"
+        yield table(title, rows, reached(tolerance, products_of))
+    title = f"**{setting}**, seconds of the fastest run with an error of at most 0.001"
+    yield table(title, rows, reached(1e-3, seconds_of))
+    title = f"**{setting}**, peak megabytes of a run with an error of at most 0.001"
+    yield table(title, rows, reached(1e-3, megabytes_of))
+
+
+def _at_a_budget(rows: list[Row]) -> Iterable[str]:
+    budget = common_budget(rows)
+    at = [row for row in rows if row["control"] in {budget, 0} and row["estimator"] not in FIXED]
+    yield table(f"Median error with {budget} products", at, least(error_of))
+    yield table(f"Seconds with {budget} products", at, least(seconds_of))
+    yield table(f"Peak megabytes with {budget} products", at, least(megabytes_of))
+
+
+def _milliseconds(rows: list[Row]) -> Any:
+    found = least(seconds_of)(rows)
+    return found and tuple(1e3 * value for value in found)
