@@ -13,6 +13,11 @@ from benchmarks.report_sections import section
 from benchmarks.report_tables import failures
 from benchmarks.tasks import TASKS
 
+TIMES = """Times are medians of rounds in each of which every estimator of a case ran once. A first call is set-up,
+compilation and a run, the longest of an estimator over its tolerances or budgets. Programs that something before it left
+in the process are not compiled again, be it another case, tolerance, budget or estimator: short first calls, of
+estimators that share programs, are no merit."""
+
 
 def write_report(folder: pathlib.Path) -> pathlib.Path:
     """Write ``report.md`` and the plots.
@@ -74,7 +79,7 @@ def _environment(found: Mapping[str, Any]) -> str:
         described = f"jax {env['jax']} on {env['device']}, {env['num_cpus']} CPUs, {env['dtype']}, {env['date'][:10]}"
         described += f", load {env['load']} at the start" if env.get("load") is not None else ""
         lines.append(f"- {name}: {described}" + (f"; {results['note']}" if results.get("note") else ""))
-    return "Times are medians of rounds in each of which every estimator of a case ran once.\n\n" + "\n".join(lines)
+    return TIMES + "\n\n" + "\n".join(lines)
 
 
 def _settings(results: Iterable[Mapping[str, Any]]) -> str:

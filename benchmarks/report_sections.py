@@ -14,10 +14,11 @@ from benchmarks.report_rows import (
     products_of,
     seconds_of,
 )
-from benchmarks.report_tables import least, reached, table, tracked_table
+from benchmarks.report_tables import first_call, least, reached, table, tracked_table
 
 REACHED = """An error is at most a tolerance where that of every seed is, or, of five seeds and more, of at least three
 quarters of them."""
+_FIRST = "first call, seconds"
 
 
 def section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterable[str]:
@@ -39,11 +40,13 @@ def section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterable
         yield from _at_a_budget(rows)
     elif task == "tracked":
         yield from (tracked_table(name, rows, problems[name]) for name in dict.fromkeys(row["problem"] for row in rows))
+        yield table(_capital(_FIRST), rows, first_call, bold=False)
     else:
         yield table("Milliseconds", rows, _milliseconds, across="group")
         yield table("Time in gradients of cljax, within the same round", rows, least(gradients_of), across="group")
         yield table("Peak megabytes", rows, least(megabytes_of), across="group")
         yield table("Error", rows, least(error_of), across="group")
+        yield table(_capital(_FIRST), rows, first_call, across="group", bold=False)
 
 
 def _to_a_tolerance(setting: str, rows: list[Row]) -> Iterable[str]:
@@ -54,6 +57,7 @@ def _to_a_tolerance(setting: str, rows: list[Row]) -> Iterable[str]:
     yield table(title, rows, reached(1e-3, seconds_of))
     title = f"**{setting}**, peak megabytes of a run with an error of at most 0.001"
     yield table(title, rows, reached(1e-3, megabytes_of))
+    yield table(f"**{setting}**, {_FIRST}", rows, first_call, bold=False)
 
 
 def _at_a_budget(rows: list[Row]) -> Iterable[str]:
@@ -62,8 +66,13 @@ def _at_a_budget(rows: list[Row]) -> Iterable[str]:
     yield table(f"Median error with {budget} products", at, least(error_of))
     yield table(f"Seconds with {budget} products", at, least(seconds_of))
     yield table(f"Peak megabytes with {budget} products", at, least(megabytes_of))
+    yield table(_capital(_FIRST), rows, first_call, bold=False)
 
 
 def _milliseconds(rows: list[Row]) -> Any:
     found = least(seconds_of)(rows)
     return found and tuple(1e3 * value for value in found)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -9,14 +9,15 @@ Cell = Callable[[list[Row]], Range | None]
 """What is told of the rows of one estimator in one column."""
 
 
-def table(title: str, rows: list[Row], cell: Cell, across: str = "problem") -> str:
-    """Estimators down, cases across; the least number of each column in bold.
+def table(title: str, rows: list[Row], cell: Cell, across: str = "problem", bold: bool = True) -> str:
+    """Estimators down, cases across.
 
     Args:
         title: above it.
         rows: of one task.
         cell: what is told.
         across: the field of rows that has a column for each of its values.
+        bold: mark the least number of each column.
 
     Returns:
         Markdown; "" where no cell has a number.
@@ -39,7 +40,7 @@ def table(title: str, rows: list[Row], cell: Cell, across: str = "problem") -> s
             known = [cells[n, column] for n in names if n not in FIXED]
             found, best = cells[name, column], min((other[0] for other in known if other), default=None)
             text = "" if found is None else number(found[0])
-            told.append(f"**{text}**" if found and found[0] == best and name not in FIXED else text)
+            told.append(f"**{text}**" if bold and found and found[0] == best and name not in FIXED else text)
         lines.append(f"| {name} | " + " | ".join(told) + " |")
     return f"{title}\n\n" + "\n".join(lines)
 
@@ -72,6 +73,19 @@ def least(of: Callable[[Row], Range | None]) -> Cell:
         return min((value for value in values if value is not None), default=None)
 
     return found
+
+
+def first_call(rows: list[Row]) -> Range | None:
+    """The longest first call of an estimator in a case: one tolerance leaves programs that the next need not compile.
+
+    Args:
+        rows: of one estimator in one column.
+
+    Returns:
+        Seconds, None where nothing was timed.
+    """
+    found = [row["first_seconds"] for row in rows if row.get("first_seconds") is not None]
+    return (max(found),) * 3 if found else None
 
 
 def tracked_table(name: str, rows: list[Row], config: Mapping[str, Any]) -> str:

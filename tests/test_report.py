@@ -109,3 +109,20 @@ def test_every_place_where_a_peer_is_ahead_is_told(task, tmp_path):
     assert f"| {task} | a, k 1 | {measure} | 2.5 against 1 | cljax | peer |" in memory
     assert "b, k 1" not in text
     assert ("**Error**: 0 of 2" in text) == (task in {"density", "trace", "diagonal"})
+
+
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ("extremes", "**k 1**, first call, seconds"),
+        *((task, "First call, seconds") for task in ("density", "trace", "diagonal", "tracked", "peer_products")),
+    ],
+)
+def test_first_calls_are_those_that_compiled(task, title, tmp_path):
+    """A second tolerance or budget may find the programs of the first."""
+    more = {"products": 100, "error": spread(5e-4), "seconds": spread(2), "share_within_1e-3": spread(1)}
+    rows = [row("cljax", c, "a, k 1", first_seconds=s, **more) for c, s in ((30, 7), (60, 2.5), (100, 2.6))]
+    rows += [row("gone", group="a, k 1", status="missing")]
+    text = text_of(tmp_path, task, rows)
+    assert "| cljax | 7 |" in text.split(title)[1].split("\n\n")[1]
+    assert "are not compiled again" in text
