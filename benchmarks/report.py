@@ -13,10 +13,12 @@ from benchmarks.report_sections import section
 from benchmarks.report_tables import failures
 from benchmarks.tasks import TASKS
 
-TIMES = """Times are medians of rounds in each of which every estimator of a case ran once. A first call is set-up,
-compilation and a run, the longest of an estimator over its tolerances or budgets. Programs that something before it left
-in the process are not compiled again, be it another case, tolerance, budget or estimator: short first calls, of
-estimators that share programs, are no merit."""
+TIMES = """Times are medians of rounds in each of which every estimator of a case ran once, and the brackets have their
+quartiles, where these are not the same in the digits shown; so have the bars in plots, of errors over seeds too.
+
+A first call is set-up, compilation and a run, the longest of an estimator over its tolerances or budgets. Programs that
+another case, tolerance, budget or estimator left in the process are not compiled again: a short first call, where
+programs are shared, is no merit."""
 
 
 def write_report(folder: pathlib.Path) -> pathlib.Path:

@@ -12,10 +12,10 @@ from benchmarks.report_rows import (
     groups_of,
     is_ours,
     megabytes_of,
-    number,
     products_of,
     reached_by,
     seconds_of,
+    with_quartiles,
 )
 
 TOLERANCES = (1e-2, 1e-3, 1e-5)
@@ -28,7 +28,7 @@ The best of ours against the best of theirs, wherever the quartiles of the two d
 memory) or counts of products differ, of all comparisons with a peer that has an answer. With a number of products,
 seconds and memory are the least of any estimator that takes it, whatever its error."""
 
-_COLUMNS = "| task | case | measure | ours against theirs | ours | theirs |\n|---|---|---|---|---|---|\n"
+_COLUMNS = "| task | case | measure | ours | theirs | our best | their best |\n|---|---|---|---:|---:|---|---|\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +84,11 @@ def _best(rows: list[Row], mine: bool, of: Any) -> Row | None:
 def _told(ours: Row | None, theirs: Row, measure: _Measure) -> str | None:
     """Numbers and names, None where ours is not behind."""
     least: Any = measure.of(theirs)
-    if ours is None:
-        return f"not reached against {number(least[0])} | | {theirs['estimator']}"
-    own: Any = measure.of(ours)
-    if own[1] <= least[2]:
+    own: Any = None if ours is None else measure.of(ours)
+    if own is not None and own[1] <= least[2]:
         return None
-    return f"{number(own[0])} against {number(least[0])} | {ours['estimator']} | {theirs['estimator']}"
+    names = f"{'' if ours is None else ours['estimator']} | {theirs['estimator']}"
+    return f"{with_quartiles(own) or 'not reached'} | {with_quartiles(least)} | {names}"
 
 
 def _measures(task: str, rows: list[Row]) -> Iterable[_Measure]:

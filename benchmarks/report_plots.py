@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report_rows import (
     Row,
     error_of,
@@ -51,6 +53,22 @@ def costs_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return {cost: kept for cost, kept in found.items() if kept}
 
 
+def bars(costs: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lines between quartiles, across each point, in both directions.
+
+    Args:
+        costs: (n, 3), median and quartiles; a lower one of 0, which has no logarithm, is a tenth of the median.
+        errors: the same.
+
+    Returns:
+        Coordinates of the ends, with gaps (NaN) between lines.
+    """
+    (x, *across), (y, *along) = ((m, np.maximum(lower, m / 10), upper) for m, lower, upper in (costs.T, errors.T))
+    gap = np.full_like(x, np.nan)
+    lines = [*across, gap, x, x, gap], [y, y, gap, *along, gap]
+    return np.stack(lines[0], 1).ravel(), np.stack(lines[1], 1).ravel()
+
+
 def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
     """Draw all pictures of a task.
 
@@ -83,11 +101,14 @@ def draw_curves(task: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
         for ax, (group, found) in zip(axes.flat, groups.items(), strict=False):
             for name in names:
                 # in the order of tolerances or budgets, as times scatter
-                pairs: Any = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
-                points = [(x, max(y, 1e-8)) for (x, *_), (y, *_) in pairs]
-                if points:
+                costs, errors = (
+                    np.asarray([value(r) for r in found if r["estimator"] == name]) for value in (of, error_of)
+                )
+                if len(costs):
                     style = {"color": "k", "lw": 1.8, "ms": 5, "mfc": "w", "zorder": 3} | styles[name]
-                    ax.loglog(*zip(*points, strict=True), label=name, **style)
+                    errors = np.maximum(errors, 1e-8)
+                    ax.loglog(costs[:, 0], errors[:, 0], label=name, **style)
+                    ax.plot(*bars(costs, errors), color=style["color"], lw=0.6, zorder=1)
             ax.set_title(group, fontsize=10)
             ax.tick_params(labelsize=8, which="both")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -118,3 +118,11 @@ def number(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 10 else f"{value:.1f}"
+
+
+def with_quartiles(found: Range | None) -> str:
+    """A median in a table, with its quartiles where they are others in the digits shown; None as nothing."""
+    if found is None:
+        return ""
+    median, *quartiles = map(number, found)
+    return median if {*quartiles} == {median} else f"{median} ({'–'.join(quartiles)})"

@@ -12,9 +12,8 @@ from benchmarks.report_rows import (
     gradients_of,
     megabytes_of,
     products_of,
-    seconds_of,
 )
-from benchmarks.report_tables import first_call, least, reached, table, tracked_table
+from benchmarks.report_tables import first_call, least, milliseconds_of, reached, table, tracked_table
 
 REACHED = """An error is at most a tolerance where that of every seed is, or, of five seeds and more, of at least three
 quarters of them."""
@@ -42,8 +41,9 @@ def section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterable
         yield from (tracked_table(name, rows, problems[name]) for name in dict.fromkeys(row["problem"] for row in rows))
         yield table(_capital(_FIRST), rows, first_call, bold=False)
     else:
-        yield table("Milliseconds", rows, _milliseconds, across="group")
-        yield table("Time in gradients of cljax, within the same round", rows, least(gradients_of), across="group")
+        yield table("Milliseconds", rows, least(milliseconds_of), across="group", spreads=True)
+        title = "Time in gradients of cljax, within the same round"
+        yield table(title, rows, least(gradients_of), across="group", spreads=True)
         yield table("Peak megabytes", rows, least(megabytes_of), across="group")
         yield table("Error", rows, least(error_of), across="group")
         yield table(_capital(_FIRST), rows, first_call, across="group", bold=False)
@@ -53,8 +53,8 @@ def _to_a_tolerance(setting: str, rows: list[Row]) -> Iterable[str]:
     for tolerance in TOLERANCES if setting == "top 5" else TOLERANCES[1:2]:
         title = f"**{setting}**, fewest products with an error of at most {tolerance:g}"
         yield table(title, rows, reached(tolerance, products_of))
-    title = f"**{setting}**, seconds of the fastest run with an error of at most 0.001"
-    yield table(title, rows, reached(1e-3, seconds_of))
+    title = f"**{setting}**, milliseconds of the fastest run with an error of at most 0.001"
+    yield table(title, rows, reached(1e-3, milliseconds_of), spreads=True)
     title = f"**{setting}**, peak megabytes of a run with an error of at most 0.001"
     yield table(title, rows, reached(1e-3, megabytes_of))
     yield table(f"**{setting}**, {_FIRST}", rows, first_call, bold=False)
@@ -64,14 +64,9 @@ def _at_a_budget(rows: list[Row]) -> Iterable[str]:
     budget = common_budget(rows)
     at = [row for row in rows if row["control"] in {budget, 0} and row["estimator"] not in FIXED]
     yield table(f"Median error with {budget} products", at, least(error_of))
-    yield table(f"Seconds with {budget} products", at, least(seconds_of))
+    yield table(f"Milliseconds with {budget} products", at, least(milliseconds_of), spreads=True)
     yield table(f"Peak megabytes with {budget} products", at, least(megabytes_of))
     yield table(_capital(_FIRST), rows, first_call, bold=False)
-
-
-def _milliseconds(rows: list[Row]) -> Any:
-    found = least(seconds_of)(rows)
-    return found and tuple(1e3 * value for value in found)
 
 
 def _capital(text: str) -> str:

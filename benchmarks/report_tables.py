@@ -3,13 +3,25 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from benchmarks.report_rows import FIXED, Range, Row, cheapest, error_of, megabytes_of, number, seconds_of
+from benchmarks.report_rows import (
+    FIXED,
+    Range,
+    Row,
+    cheapest,
+    error_of,
+    megabytes_of,
+    number,
+    seconds_of,
+    with_quartiles,
+)
 
 Cell = Callable[[list[Row]], Range | None]
 """What is told of the rows of one estimator in one column."""
 
 
-def table(title: str, rows: list[Row], cell: Cell, across: str = "problem", bold: bool = True) -> str:
+def table(
+    title: str, rows: list[Row], cell: Cell, across: str = "problem", bold: bool = True, spreads: bool = False
+) -> str:
     """Estimators down, cases across.
 
     Args:
@@ -18,6 +30,7 @@ def table(title: str, rows: list[Row], cell: Cell, across: str = "problem", bold
         cell: what is told.
         across: the field of rows that has a column for each of its values.
         bold: mark the least number of each column.
+        spreads: show quartiles.
 
     Returns:
         Markdown; "" where no cell has a number.
@@ -39,7 +52,7 @@ def table(title: str, rows: list[Row], cell: Cell, across: str = "problem", bold
         for column in columns:
             known = [cells[n, column] for n in names if n not in FIXED]
             found, best = cells[name, column], min((other[0] for other in known if other), default=None)
-            text = "" if found is None else number(found[0])
+            text = with_quartiles(found) if spreads else number(found and found[0])
             told.append(f"**{text}**" if bold and found and found[0] == best and name not in FIXED else text)
         lines.append(f"| {name} | " + " | ".join(told) + " |")
     return f"{title}\n\n" + "\n".join(lines)
@@ -75,6 +88,12 @@ def least(of: Callable[[Row], Range | None]) -> Cell:
     return found
 
 
+def milliseconds_of(row: Row) -> Range | None:
+    """``seconds_of`` in milliseconds, which take fewer digits."""
+    found = seconds_of(row)
+    return found and (1e3 * found[0], 1e3 * found[1], 1e3 * found[2])
+
+
 def first_call(rows: list[Row]) -> Range | None:
     """The longest first call of an estimator in a case: one tolerance leaves programs that the next need not compile.
 
@@ -106,14 +125,11 @@ def tracked_table(name: str, rows: list[Row], config: Mapping[str, Any]) -> str:
         if row["problem"] != name or row["status"] != "ok":
             continue
         share = row["share_within_1e-3"]["median"]
-        cells = [row["control"], row["products"] / config["points"], _median(error_of(row)), share]
-        cells += [_median(seconds_of(row)), _median(megabytes_of(row))]
-        lines.append(f"| {row['estimator']} | " + " | ".join(number(cell) for cell in cells) + " |")
+        error, memory = (found and found[0] for found in (error_of(row), megabytes_of(row)))
+        numbers = [row["control"], row["products"] / config["points"], error, share]
+        cells = [*map(number, numbers), with_quartiles(seconds_of(row)), number(memory)]
+        lines.append(f"| {row['estimator']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _median(found: Range | None) -> float | None:
-    return None if found is None else found[0]
 
 
 def failures(rows: Iterable[Row]) -> str:

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import harness, report_rows, suite
+from benchmarks import harness, report_plots, report_rows, suite
 from benchmarks.estimators import Estimator
 from benchmarks.report import report_of
 from benchmarks.tasks import Group, Task
@@ -81,7 +82,7 @@ def test_estimators_are_compared_at_a_budget_that_they_have(task, budgets, expec
     rows += [row("fixed", 0, kind_of_control="none", error=spread(0.5))]
     text = text_of(tmp_path, task, rows)
     assert f"Median error with {expected} products" in text
-    assert f"| {task} | a | with {expected} products | 0.5 against" in text
+    assert f"| {task} | a | with {expected} products | 0.5 | " in text
 
 
 def test_a_task_without_budgets_has_no_such_table(tmp_path):
@@ -105,8 +106,8 @@ def test_every_place_where_a_peer_is_ahead_is_told(task, tmp_path):
     text = text_of(tmp_path, task, rows).split("## Where a peer is ahead")[1].split(f"## {task}")[0]
     measure = {"extremes": "to 0.001", "tracked": "to 0.001", "growth": ""}.get(task, "with 100 products")
     seconds, memory = (part(text, f"**{kind}**: 1 of 2") for kind in ("Seconds", "Peak megabytes"))
-    assert f"| {task} | a, k 1 | {measure} | 2.1 against 1.1 | cljax | peer |" in seconds
-    assert f"| {task} | a, k 1 | {measure} | 2.5 against 1 | cljax | peer |" in memory
+    assert f"| {task} | a, k 1 | {measure} | 2.1 (2–2.2) | 1.1 | cljax | peer |" in seconds
+    assert f"| {task} | a, k 1 | {measure} | 2.5 (2.2–2.8) | 1 | cljax | peer |" in memory
     assert "b, k 1" not in text
     assert ("**Error**: 0 of 2" in text) == (task in {"density", "trace", "diagonal"})
 
@@ -114,15 +115,47 @@ def test_every_place_where_a_peer_is_ahead_is_told(task, tmp_path):
 @pytest.mark.parametrize(
     ("task", "title"),
     [
-        ("extremes", "**k 1**, first call, seconds"),
+        ("extremes", "**q**, first call, seconds"),
         *((task, "First call, seconds") for task in ("density", "trace", "diagonal", "tracked", "peer_products")),
     ],
 )
 def test_first_calls_are_those_that_compiled(task, title, tmp_path):
     """A second tolerance or budget may find the programs of the first."""
     more = {"products": 100, "error": spread(5e-4), "seconds": spread(2), "share_within_1e-3": spread(1)}
-    rows = [row("cljax", c, "a, k 1", first_seconds=s, **more) for c, s in ((30, 7), (60, 2.5), (100, 2.6))]
-    rows += [row("gone", group="a, k 1", status="missing")]
+    rows = [row("cljax", c, "a, q", first_seconds=s, **more) for c, s in ((30, 7), (60, 2.5), (100, 2.6))]
+    rows += [row("gone", group="a, q", status="missing")]
     text = text_of(tmp_path, task, rows)
     assert "| cljax | 7 |" in text.split(title)[1].split("\n\n")[1]
     assert "are not compiled again" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ("extremes", "**q**, milliseconds of the fastest run with an error of at most 0.001"),
+        ("density", "Milliseconds with 100 products"),
+        ("peer_products", "Milliseconds"),
+        ("tracked", "asked for"),
+    ],
+)
+def test_times_have_their_quartiles(task, title, tmp_path):
+    found = {"products": 100, "error": spread(5e-4), "share_within_1e-3": spread(1)}
+    rows = [row("cljax", group="a, q", seconds=spread(0.002, 0.004, 0.006), **found)]
+    rows += [row("peer", group="a, q", seconds=spread(0.005), **found)]
+    shown = text_of(tmp_path, task, rows).split(title)[1].split("\n\n")[:2]
+    assert ("0.004 (0.003–0.005) |" if task == "tracked" else "| **4 (3–5)** |") in "\n".join(shown)
+    assert ("| 0.005 |" if task == "tracked" else "| peer | 5 |") in "\n".join(shown)
+
+
+def test_plots_have_bars_between_quartiles(tmp_path, monkeypatch):
+    drawn = []
+    bars = report_plots.bars
+    monkeypatch.setattr(report_plots, "bars", lambda *ranges: drawn.append(bars(*ranges)) or drawn[-1])
+    rows = [row("cljax", seconds=spread(1, 2, 4), error=spread(0, 0, 4, 5, 6))]
+    paths = [*report_plots.draw_curves("density", rows, tmp_path)]
+    assert [path.name for path in paths] == ["density-seconds.png"]
+    nan = np.nan
+    np.testing.assert_allclose(drawn[0][0], [1.5, 3, nan, 2, 2, nan])
+    np.testing.assert_allclose(drawn[0][1], [4, 4, nan, 0.4, 5, nan])  # a lower quartile of 0
+    point = [row("power", seconds=spread(0.0004880420019617304), error=spread(1e-4, 2e-4))]
+    assert [*report_plots.draw_curves("density", point, tmp_path)] == paths

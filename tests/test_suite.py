@@ -366,7 +366,7 @@ def test_a_missing_peer_is_never_beaten(tmp_path):
     }
     (tmp_path / "density.json").write_text(json.dumps(results | {"rows": rows}))
     text, _ = report.report_of(tmp_path)
-    assert "| density | a | with 100 products | 0.1 against 0.01 | cljax Lanczos, 1 probe | peer |" in text
+    assert "| density | a | with 100 products | 0.1 | 0.01 (0.1–0.02) | cljax Lanczos, 1 probe | peer |" in text
     assert "- gone: missing: a" in text
     assert "- other: not measured: b" in text
     assert "| gone | 0" not in text
