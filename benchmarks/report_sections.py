@@ -13,7 +13,7 @@ from benchmarks.report_rows import (
     megabytes_of,
     products_of,
 )
-from benchmarks.report_tables import first_call, least, milliseconds_of, reached, table, tracked_table
+from benchmarks.report_tables import Cell, first_call, least, milliseconds_of, reached, table, tracked_table
 
 REACHED = """An error is at most a tolerance where that of every seed is, or, of five seeds and more, of at least three
 quarters of them."""
@@ -41,12 +41,29 @@ def section(task: str, rows: list[Row], problems: Mapping[str, Any]) -> Iterable
         yield from (tracked_table(name, rows, problems[name]) for name in dict.fromkeys(row["problem"] for row in rows))
         yield table(_capital(_FIRST), rows, first_call, bold=False)
     else:
-        yield table("Milliseconds", rows, least(milliseconds_of), across="group", spreads=True)
-        title = "Time in gradients of cljax, within the same round"
-        yield table(title, rows, least(gradients_of), across="group", spreads=True)
-        yield table("Peak megabytes", rows, least(megabytes_of), across="group")
-        yield table("Error", rows, least(error_of), across="group")
-        yield table(_capital(_FIRST), rows, first_call, across="group", bold=False)
+        for axis, swept in _sweeps(rows).items():
+            words, across = (f"**{axis}**, ", "setting") if axis else ("", "group")
+            for title, cell, look in _PLAIN:
+                yield table(_capital(words + title), swept, cell, across, **look)
+
+
+def _sweeps(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows by the quantity of which the setting has a number ("width 64"); "" where the setting is no number."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        axis, _, value = row["setting"].rpartition(" ")
+        found.setdefault(axis if value.isdigit() else "", []).append(row)
+    return found
+
+
+_PLAIN: tuple[tuple[str, Cell, dict[str, bool]], ...] = (
+    ("milliseconds", least(milliseconds_of), {"spreads": True}),
+    ("time in gradients of cljax, within the same round", least(gradients_of), {"spreads": True}),
+    ("peak megabytes", least(megabytes_of), {}),
+    ("error", least(error_of), {}),
+    (_FIRST, first_call, {"bold": False}),
+)
+"""Tables of tasks that have neither tolerances nor budgets: titles, cells, and how they look."""
 
 
 def _to_a_tolerance(setting: str, rows: list[Row]) -> Iterable[str]:

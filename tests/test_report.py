@@ -159,3 +159,12 @@ def test_plots_have_bars_between_quartiles(tmp_path, monkeypatch):
     np.testing.assert_allclose(drawn[0][1], [4, 4, nan, 0.4, 5, nan])  # a lower quartile of 0
     point = [row("power", seconds=spread(0.0004880420019617304), error=spread(1e-4, 2e-4))]
     assert [*report_plots.draw_curves("density", point, tmp_path)] == paths
+
+
+def test_growth_has_a_table_of_each_axis(tmp_path):
+    settings = ("width 4", "width 8", "batch 16", "k 1", "k 5")
+    rows = [row("cljax", group=f"m, {s}", seconds=spread(0.001 * i), first_seconds=9) for i, s in enumerate(settings)]
+    text = text_of(tmp_path, "growth", rows).split("## growth")[1]
+    for axis, columns in (("width", "width 4 | width 8"), ("batch", "batch 16"), ("k", "k 1 | k 5")):
+        assert f"**{axis}**, milliseconds\n\n| | {columns} |\n" in text
+        assert f"**{axis}**, first call, seconds\n\n| | {columns} |\n" in text
