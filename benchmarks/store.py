@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.harness import FORMAT, environment, read_results, write_results
+from benchmarks.reading import group_of
 
 
 class Store:
@@ -54,7 +55,7 @@ class Store:
         """
         if self._overwrite and group not in self._measured:
             return False
-        found = {row.get("estimator"): row.get("version") for row in self.rows if _group(row) == group}
+        found = {row.get("estimator"): row.get("version") for row in self.rows if group_of(row) == group}
         return bool(found) and all(name in found and found[name] == version for name, version in versions.items())
 
     def estimators(self, group: str) -> set[str]:
@@ -66,7 +67,7 @@ class Store:
         Returns:
             The names; none where the group is not there.
         """
-        return {row["estimator"] for row in self.rows if _group(row) == group and row["status"] != "unit"}
+        return {row["estimator"] for row in self.rows if group_of(row) == group and row["status"] != "unit"}
 
     def config(self, problem: str) -> Any:
         """What a case of the file was made of, None if it has none of that name.
@@ -89,15 +90,11 @@ class Store:
             rows: of the group.
         """
         self._measured.add(group)
-        place = next((i for i, row in enumerate(self.rows) if _group(row) == group), len(self.rows))
-        kept = [row for row in self.rows if _group(row) != group]
-        if all(_group(row) in self._measured for row in kept):
+        place = next((i for i, row in enumerate(self.rows) if group_of(row) == group), len(self.rows))
+        kept = [row for row in self.rows if group_of(row) != group]
+        if all(group_of(row) in self._measured for row in kept):
             self._results["environment"] = self._environment
             self._results.pop("note", None)
         self._results["rows"] = kept[:place] + [{"group": group, **row} for row in rows] + kept[place:]
         self._results["problems"][problem] = config
         write_results(self.path, self._results)
-
-
-def _group(row: Mapping[str, Any]) -> str:
-    return row.get("group", row["problem"])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import harness, report_plots, report_rows, suite
+from benchmarks import harness, report_plain, report_plots, report_rows, suite
 from benchmarks.estimators import Estimator
 from benchmarks.report import report_of
 from benchmarks.tasks import Group, Task
@@ -168,3 +168,11 @@ def test_growth_has_a_table_of_each_axis(tmp_path):
     for axis, columns in (("width", "width 4 | width 8"), ("batch", "batch 16"), ("k", "k 1 | k 5")):
         assert f"**{axis}**, milliseconds\n\n| | {columns} |\n" in text
         assert f"**{axis}**, first call, seconds\n\n| | {columns} |\n" in text
+
+
+def test_structure_has_the_examples_that_it_measured():
+    rows = [{"problem": "mlp", "operator": "structure", "num_examples": 128, "seconds": spread(1)}]
+    text = report_plain.plain_table(
+        "s", {"benchmark": "structure", "rows": rows, "problems": {"mlp": {"batch_size": 256}}}
+    )
+    assert "| mlp, 128 examples | structure |" in text
