@@ -20,7 +20,8 @@ from benchmarks import (
 )
 from benchmarks.compare import compare
 from benchmarks.estimators import estimators_of, load_builtin, load_file
-from benchmarks.harness import environment, prepare_output, read_results
+from benchmarks.harness import prepare_output, read_results
+from benchmarks.machine import environment
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
 from benchmarks.report import write_report
 from benchmarks.store import Store
@@ -175,8 +176,9 @@ class Run:
             if store.has(name, {}) and store.config(name) == problem.config:
                 console.print(f"{benchmark}: {name}: is there", highlight=False)
                 continue
+            began = environment()
             rows = BENCHMARKS[benchmark]([problem], repeats, console)
-            store.put(name, name, problem.config, rows)
+            store.put(name, name, problem.config, rows, began)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report_environment import differences
+
 FLOPS_TOLERANCE = 1e-3
 """Relative change of a FLOP count that is reported: counts do not depend on how busy a machine is."""
-
-_INFORMATION = ("date", "cljax", "load")
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:
@@ -56,10 +56,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
 
 def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """What makes the files harder to compare."""
-    for key in sorted({*old["environment"], *new["environment"]} - {*_INFORMATION}):
-        before, after = (results["environment"].get(key) for results in (old, new))
-        if before != after:
-            yield f"{key} differs: {before} and {after}"
+    yield from differences(old, new)
     for name in sorted({*old["problems"], *new["problems"]}):
         before, after = (results["problems"].get(name) for results in (old, new))
         if before is None or after is None:

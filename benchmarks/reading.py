@@ -35,3 +35,16 @@ def title_of(results: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """
     number = row.get("num_examples", config_of(results, row).get("batch_size"))
     return row["problem"] if number is None else f"{row['problem']}, {number} examples"
+
+
+def environments_of(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Where and when each group was measured.
+
+    Args:
+        results: of the file.
+
+    Returns:
+        The environment by group: its own, that of the file where it has none.
+    """
+    known = results.get("environments", {})
+    return {group: known.get(group, results["environment"]) for group in map(group_of, results["rows"])}

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.harness import read_results
 from benchmarks.report_behind import AT_A_BUDGET, TO_A_TOLERANCE, behind
+from benchmarks.report_environment import environments
 from benchmarks.report_plain import SUMMARIES, plain_table
 from benchmarks.report_plots import costs_of, draw_curves
 from benchmarks.report_rows import Row
@@ -19,6 +20,8 @@ quartiles, where these are not the same in the digits shown; so have the bars in
 A first call is set-up, compilation and a run, the longest of an estimator over its tolerances or budgets. Programs that
 another case, tolerance, budget or estimator left in the process are not compiled again: a short first call, where
 programs are shared, is no merit."""
+
+MEASURED = "Groups of cases were measured in these environments, on these days, at these loads of the machine:"
 
 
 def write_report(folder: pathlib.Path) -> pathlib.Path:
@@ -59,7 +62,7 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
     if not found:
         raise ValueError(f"folder: expected JSON files of suites in {folder}, got none; run some first")
     pictures: dict[str, list[Row]] = {}
-    parts = [f"# Benchmarks: {folder.name}", _environment(everything), behind(found)]
+    parts = [f"# Benchmarks: {folder.name}", TIMES, MEASURED, environments(everything), behind(found)]
     for name in sorted(found, key=lambda name: list(TASKS).index(found[name]["benchmark"])):
         results = found[name]
         task, rows = results["benchmark"], results["rows"]
@@ -72,16 +75,6 @@ def report_of(folder: pathlib.Path) -> tuple[str, dict[str, list[Row]]]:
     parts += [plain_table(name, results) for name, results in everything.items() if results["benchmark"] in SUMMARIES]
     parts.append(_settings(found.values()))
     return "\n\n".join(part for part in parts if part) + "\n", pictures
-
-
-def _environment(found: Mapping[str, Any]) -> str:
-    lines = []
-    for name, results in found.items():
-        env = results["environment"]
-        described = f"jax {env['jax']} on {env['device']}, {env['num_cpus']} CPUs, {env['dtype']}, {env['date'][:10]}"
-        described += f", load {env['load']} at the start" if env.get("load") is not None else ""
-        lines.append(f"- {name}: {described}" + (f"; {results['note']}" if results.get("note") else ""))
-    return TIMES + "\n\n" + "\n".join(lines)
 
 
 def _settings(results: Iterable[Mapping[str, Any]]) -> str:

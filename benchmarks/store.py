@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.harness import FORMAT, environment, read_results, write_results
+from benchmarks.harness import FORMAT, read_results, write_results
+from benchmarks.machine import environment
 from benchmarks.reading import group_of
 
 
@@ -27,8 +28,7 @@ class Store:
     def __init__(self, path: pathlib.Path, benchmark: str, settings: Mapping[str, Any], overwrite: bool) -> None:
         self.path = path
         self._results: dict[str, Any] = {"format": FORMAT, "benchmark": benchmark, **settings}
-        self._environment = environment()
-        self._results |= {"environment": self._environment, "problems": {}, "rows": []}
+        self._results |= {"environment": environment(), "environments": {}, "problems": {}, "rows": []}
         self._overwrite, self._measured = overwrite, set[str]()
         if path.exists():
             found, wanted = read_results(path), {"benchmark": benchmark, **settings}
@@ -80,7 +80,14 @@ class Store:
         """
         return None if self._overwrite else self._results["problems"].get(problem)
 
-    def put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    def put(
+        self,
+        group: str,
+        problem: str,
+        config: Any,
+        rows: Iterable[Mapping[str, Any]],
+        measured_in: Mapping[str, Any] | None = None,
+    ) -> None:
         """Replace a group, in its place, and write the file, at once or not at all.
 
         Args:
@@ -88,12 +95,14 @@ class Store:
             problem: name of the case.
             config: what it was made of.
             rows: of the group.
+            measured_in: the environment when the group began, that of now where it is not given.
         """
         self._measured.add(group)
         place = next((i for i, row in enumerate(self.rows) if group_of(row) == group), len(self.rows))
         kept = [row for row in self.rows if group_of(row) != group]
-        if all(group_of(row) in self._measured for row in kept):
-            self._results["environment"] = self._environment
+        known = self._results.setdefault("environments", {})
+        known[group] = environment() if measured_in is None else measured_in
+        if all(group_of(row) in known for row in kept):  # a note is of groups that have no environment of their own
             self._results.pop("note", None)
         self._results["rows"] = kept[:place] + [{"group": group, **row} for row in rows] + kept[place:]
         self._results["problems"][problem] = config

@@ -73,6 +73,7 @@ def test_result_file(results):
     saved = harness.read_results(results)
     assert saved["benchmark"] == "products"
     assert {"jax", "backend", "device", "num_cpus", "dtype", "matmul_precision", "date"} <= set(saved["environment"])
+    assert set(saved["environments"]) == {row["group"] for row in saved["rows"]}
     assert set(saved["problems"]) == {"mlp", "lenet"}
     assert saved["problems"]["mlp"] == {
         "batch_size": 4,
@@ -280,7 +281,8 @@ def test_compare_leaves_out_other_sizes_and_says_so(results, capsys):
     old = harness.read_results(results)
     new = scaled(old)
     new["problems"]["mlp"]["batch_size"] = 8
-    new["environment"]["device"] = "another"
+    for found in new["environments"].values():
+        found["device"] = "another"
     assert compare(old, new, Console()) == 0
     printed = capsys.readouterr().out
     assert "note: mlp is of another size: left out" in printed

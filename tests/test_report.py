@@ -1,13 +1,17 @@
 """The report: what counts as reached, what is compared with what, and that all that was measured is in it."""
 
 import json
+import re
+import subprocess
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks import harness, report_plain, report_plots, report_rows, suite
+from benchmarks import harness, machine, report_environment, report_plain, report_plots, report_rows, suite
 from benchmarks.estimators import Estimator
 from benchmarks.report import report_of
+from benchmarks.store import Store
 from benchmarks.tasks import Group, Task
 from benchmarks.tasks.base import matrix_case
 
@@ -33,7 +37,7 @@ def row(estimator, control=100, group="a", **found):
 
 def text_of(folder, benchmark, rows, **results):
     """The report of one file."""
-    found = {"format": 1, "benchmark": benchmark, "environment": harness.environment()}
+    found = {"format": 1, "benchmark": benchmark, "environment": machine.environment()}
     found |= {"problems": {row["problem"]: {"points": 2} for row in rows}, "rows": rows}
     folder.mkdir(exist_ok=True)
     (folder / f"{benchmark}.json").write_text(json.dumps(found | results))
@@ -176,3 +180,60 @@ def test_structure_has_the_examples_that_it_measured():
         "s", {"benchmark": "structure", "rows": rows, "problems": {"mlp": {"batch_size": 256}}}
     )
     assert "| mlp, 128 examples | structure |" in text
+
+
+def test_each_group_has_the_environment_in_which_it_began(tmp_path, monkeypatch):
+    path = tmp_path / "density.json"
+    machine._commit.cache_clear()
+    Store(path, "density", {}, False).put("a", "a", {}, [row("cljax", group="a")])
+    kept = harness.read_results(path)["environments"]["a"]
+    assert {"python", "numpy", "scipy", "jaxlib"} <= set(kept["versions"])
+    assert kept["commit"] is None or re.fullmatch(r"[0-9a-f]{12}(-dirty)?", kept["commit"])
+    assert "processor" in kept
+    there = kept | {"processor": "another", "date": "2030-01-02T03:04:05+00:00", "load": 0.5, "commit": "c0ffee"}
+    task = Task("density", "", lambda _: [Group("b", lambda: matrix_case("flat", 16))], None)
+    # what holds when a group begins, not when it ends
+    monkeypatch.setattr(suite, "environment", lambda: there)
+    suite.run_task(task, "tiny", Store(path, "density", {}, False), 0, Console(), names=["none"])
+    results = harness.read_results(path)
+    assert results["environments"] == {"a": kept, "b": there}
+    text = report_of(tmp_path)[0]
+    assert re.search(r"another, .*python 3.*\n  - density, 1 of 2 groups: 2030-01-02, load 0.5 at the start, ", text)
+    assert "commit c0ffee: b\n" in text
+    assert report_environment.differences(results, results | {"rows": results["rows"][:1]}) == [
+        f"processor differs: {kept['processor']} / another and {kept['processor']}"
+    ]
+
+
+def test_the_environment_of_a_file_is_that_of_groups_without_one(tmp_path):
+    old = {name: value for name, value in machine.environment().items() if name not in {"processor", "versions"}}
+    old |= {"threads": {}, "commit": None, "num_cpus": 3, "usable_cpus": 2, "date": "2020-02-02", "load": 7}
+    results = {"format": 1, "benchmark": "density", "environment": old, "note": "all by hand", "problems": {}}
+    results["rows"] = [row("cljax", group="a"), row("cljax", group="b")]
+    path = tmp_path / "density.json"
+    path.write_text(json.dumps(results))
+    text = report_of(tmp_path)[0]
+    assert "2 of 3 CPUs, float32\n  - density: 2020-02-02, load 7 at the start; all by hand\n" in text
+    Store(path, "density", {}, False).put("b", "b", {}, [row("cljax", group="b")])
+    text = report_of(tmp_path)[0]
+    assert "  - density, 1 of 2 groups: 2020-02-02, load 7 at the start: a; all by hand\n" in text
+    Store(path, "density", {}, False).put("a", "a", {}, [row("cljax", group="a")])
+    assert "note" not in harness.read_results(path)
+
+
+def test_results_leave_the_code_as_it_is(tmp_path, monkeypatch):
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for name in ("cljax", "benchmarks/results"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.txt").write_text("a")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(machine, "_ROOT", tmp_path)
+    find = machine._commit.__wrapped__
+    (tmp_path / "benchmarks" / "results" / "a.txt").write_text("b")
+    clean = find()
+    assert re.fullmatch(r"[0-9a-f]{12}", clean)
+    (tmp_path / "cljax" / "a.txt").write_text("b")
+    assert find() == f"{clean}-dirty"
+    monkeypatch.setattr(machine, "_ROOT", tmp_path / "cljax")
+    assert find() is None

@@ -13,7 +13,7 @@ import scipy.stats
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import bench_products, estimators, harness, networks, report, suite, synthetic
+from benchmarks import bench_products, estimators, harness, machine, networks, report, suite, synthetic
 from benchmarks.counting import Counted, Counter
 from benchmarks.estimators import Estimator, NotApplicableError
 from benchmarks.estimators.base import flat_product
@@ -361,7 +361,7 @@ def test_a_missing_peer_is_never_beaten(tmp_path):
     results = {
         "format": 1,
         "benchmark": "density",
-        "environment": harness.environment(),
+        "environment": machine.environment(),
         "problems": {"a": {}, "b": {}},
     }
     (tmp_path / "density.json").write_text(json.dumps(results | {"rows": rows}))
