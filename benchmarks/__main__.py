@@ -173,12 +173,12 @@ class Run:
             batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
             batch_size = batch_size if self.batch_size is None else self.batch_size
             problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)
-            if store.has(name, {}) and store.config(name) == problem.config:
-                console.print(f"{benchmark}: {name}: is there", highlight=False)
+            if store.has(problem.key, {}):
+                console.print(f"{benchmark}: {problem.key}: is there", highlight=False)
                 continue
             began = environment()
             rows = BENCHMARKS[benchmark]([problem], repeats, console)
-            store.put(name, name, problem.config, rows, began)
+            store.put(problem.key, problem.key, problem.config, rows, began)
 
 
 @dataclasses.dataclass(frozen=True)

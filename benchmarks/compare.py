@@ -1,7 +1,8 @@
 """Two result files side by side: ratios of medians, and which of them are more than noise."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.reading import config_of, title_of
 from benchmarks.report_environment import differences
 
 FLOPS_TOLERANCE = 1e-3
@@ -16,7 +18,7 @@ FLOPS_TOLERANCE = 1e-3
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:
-    """Print a table of new / old for every row that both files have.
+    """Print new / old of every row that both files have, a table for each problem.
 
     Times and errors differ beyond the spreads where the ranges between their quartiles do not overlap; counts of FLOPs,
     bytes and products where they differ by more than ``FLOPS_TOLERANCE``.
@@ -39,17 +41,19 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
     rows = list(_pairs(old, new))
     if not rows:
         raise ValueError("NEW: expected a row of the same problem at the same size as in OLD, got none")
-    table = Table(title=f"{new['benchmark']}: new / old", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("what", no_wrap=True)
-    shown = [column for column in _COLUMNS if any(column.key in row for _, *pair in rows for row in pair)]
-    for column in shown:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+    shown = [column for column in _COLUMNS if any(column.key in row for _, _, *pair in rows for row in pair)]
     flagged = 0
-    for label, before, after in rows:
-        cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
-        flagged += sum(bool(flag) for _, flag in cells)
-        table.add_row(label, *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
-    console.print(table)
+    for title in dict.fromkeys(title for title, *_ in rows):
+        words = f"{new['benchmark']}, {title}: new / old"
+        table = Table(title=words, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table.add_column("what", no_wrap=True)
+        for column in shown:
+            table.add_column(column.heading, justify="right", no_wrap=True)
+        for label, before, after in (row for of, *row in rows if of == title):
+            cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
+            flagged += sum(bool(flag) for _, flag in cells)
+            table.add_row(label, *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
+        console.print(table)
     console.print(f"{flagged} beyond the spreads", highlight=False)
     return flagged
 
@@ -57,32 +61,39 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
 def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """What makes the files harder to compare."""
     yield from differences(old, new)
-    for name in sorted({*old["problems"], *new["problems"]}):
-        before, after = (results["problems"].get(name) for results in (old, new))
-        if before is None or after is None:
-            yield f"{name} is in {'NEW' if before is None else 'OLD'} only: left out"
-        elif before != after:
-            yield f"{name} is of another size: left out"
+    before, after = (_sizes(results) for results in (old, new))
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            yield f"{name} is in {'OLD' if name in before else 'NEW'} only: left out"
+        elif left_out := before[name] ^ after[name]:
+            some = "" if left_out == before[name] | after[name] else "some of "
+            yield f"{some}{name} is of another size: left out"
 
 
-def _pairs(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Rows of the same name, where the problem is of the same size."""
-    rows = {_label(row): row for row in _comparable(old, new)}
-    for row in _comparable(new, old):
-        if _label(row) in rows:
-            yield _label(row), rows[_label(row)], row
+def _sizes(results: Mapping[str, Any]) -> dict[str, set[str]]:
+    """What the problems of each name were made of."""
+    found: dict[str, set[str]] = {}
+    for row in results["rows"]:
+        found.setdefault(row["problem"], set()).add(_size(results, row))
+    return found
 
 
-def _comparable(results: Mapping[str, Any], other: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    problems = results["problems"]
-    return [row for row in results["rows"] if problems[row["problem"]] == other["problems"].get(row["problem"])]
+def _size(results: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    return json.dumps(config_of(results, row), sort_keys=True)
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    parts = (str(row[key]) for key in ("problem", "setting", "operator", "form", "estimator", "control") if key in row)
-    return " ".join(part for part in parts if part)
+def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """Rows of the same name and size: the problem, the rest of the name, and both rows."""
+    rows = {(_label(row), _size(old, row)): row for row in old["rows"]}
+    for row in new["rows"]:
+        key = _label(row), _size(new, row)
+        if key in rows:
+            yield title_of(new, row), " ".join(part for part in key[0][1:] if part), rows[key], row
+
+
+def _label(row: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = ("problem", "setting", "operator", "form", "estimator", "control")
+    return tuple(str(row[key]) for key in keys if key in row)
 
 
 def _spread_change(

@@ -69,17 +69,6 @@ class Store:
         """
         return {row["estimator"] for row in self.rows if group_of(row) == group and row["status"] != "unit"}
 
-    def config(self, problem: str) -> Any:
-        """What a case of the file was made of, None if it has none of that name.
-
-        Args:
-            problem: name of the case.
-
-        Returns:
-            The configuration.
-        """
-        return None if self._overwrite else self._results["problems"].get(problem)
-
     def put(
         self,
         group: str,
