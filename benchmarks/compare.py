@@ -6,22 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.harness import empty_table
 from benchmarks.reading import config_of, title_of
 from benchmarks.report_environment import differences
 
 FLOPS_TOLERANCE = 1e-3
 """Relative change of a FLOP count that is reported: counts do not depend on how busy a machine is."""
 
+FIRST_TOLERANCE = 0.5
+"""Relative change of a first call that is reported: it is timed once and has no spread."""
+
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:
     """Print new / old of every row that both files have, a table for each problem.
 
-    Times and errors differ beyond the spreads where the ranges between their quartiles do not overlap; counts of FLOPs,
-    bytes and products where they differ by more than ``FLOPS_TOLERANCE``.
+    Times, peak bytes and errors differ beyond the spreads where the ranges between their quartiles do not overlap;
+    counts of FLOPs, bytes and products where they differ by more than ``FLOPS_TOLERANCE``; first calls, single times,
+    where they do by more than ``FIRST_TOLERANCE``.
 
     Args:
         old: results, as ``harness.read_results`` gives them.
@@ -45,10 +48,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
     flagged = 0
     for title in dict.fromkeys(title for title, *_ in rows):
         words = f"{new['benchmark']}, {title}: new / old"
-        table = Table(title=words, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        table.add_column("what", no_wrap=True)
-        for column in shown:
-            table.add_column(column.heading, justify="right", no_wrap=True)
+        table = empty_table(words, ("what",), (column.heading for column in shown))
         for label, before, after in (row for of, *row in rows if of == title):
             cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
             flagged += sum(bool(flag) for _, flag in cells)
@@ -109,12 +109,14 @@ def _spread_change(
     return f"{after['median'] / before['median']:.2f}" if before["median"] else "-", flag
 
 
-def _count_change(before: float | None, after: float | None) -> tuple[str, str]:
+def _number_change(
+    words: tuple[str, str], tolerance: float, before: float | None, after: float | None
+) -> tuple[str, str]:
     if before is None or after is None:
         return "-", ""
-    change = after / before - 1 if before else 0.0
-    flag = "" if abs(change) <= FLOPS_TOLERANCE else "more" if change > 0 else "fewer"
-    return f"{1 + change:.3f}", flag
+    ratio = after / before if before else 1.0
+    flag = words[0] if ratio > 1 + tolerance else words[1] if ratio < 1 / (1 + tolerance) else ""
+    return f"{ratio:.3f}", flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +127,14 @@ class _Column:
 
 
 _TIME = partial(_spread_change, ("slower", "faster"))
+_COUNT = partial(_number_change, ("more", "fewer"), FLOPS_TOLERANCE)
 _COLUMNS = (
     _Column("seconds", "seconds", _TIME),
-    _Column("time_in_gradients", "in gradients", _TIME),
-    _Column("flops", "FLOPs", _count_change),
-    _Column("bytes", "bytes", _count_change),
-    _Column("products", "products", _count_change),
+    _Column("first_seconds", "first\ncall", partial(_number_change, ("slower", "faster"), FIRST_TOLERANCE)),
+    _Column("time_in_gradients", "in\ngradients", _TIME),
+    _Column("flops", "FLOPs", _COUNT),
+    _Column("bytes", "bytes", _COUNT),
+    _Column("peak_bytes", "peak\nbytes", partial(_spread_change, ("more", "fewer"))),
+    _Column("products", "products", _COUNT),
     _Column("error", "error", partial(_spread_change, ("worse", "better"))),
 )

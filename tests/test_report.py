@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import harness, machine, report_environment, report_plain, report_plots, report_rows, suite
+from benchmarks.compare import compare
 from benchmarks.estimators import Estimator
 from benchmarks.report import report_of
 from benchmarks.store import Store
@@ -237,3 +238,29 @@ def test_results_leave_the_code_as_it_is(tmp_path, monkeypatch):
     assert find() == f"{clean}-dirty"
     monkeypatch.setattr(machine, "_ROOT", tmp_path / "cljax")
     assert find() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"first_seconds": 2.8}, []),
+        ({"first_seconds": 3.2}, ["slower"]),
+        ({"first_seconds": 1.2}, ["faster"]),
+        ({"peak_bytes": spread(5e6, 6e6)}, ["more"]),
+        ({"peak_bytes": spread(1e6)}, ["fewer"]),
+        ({"peak_bytes": spread(1e6, 4e6)}, []),  # the quartiles overlap
+        ({"peak_bytes": None, "first_seconds": None}, []),
+    ],
+)
+def test_first_calls_and_peak_memory_are_compared(changes, words, capsys):
+    results = {"benchmark": "density", "environment": machine.environment(), "problems": {"a": {}}}
+    old, new = (
+        results | {"rows": [row("cljax", **({"first_seconds": 2.0, "peak_bytes": spread(2e6, 3e6)} | more))]}
+        for more in ({}, changes)
+    )
+    assert compare(old, new, Console()) == len(words)
+    printed = capsys.readouterr().out
+    assert re.findall(r"slower|faster|more|fewer", printed) == words
+    assert re.search(r"call +bytes", printed)
+    assert "…" not in printed
