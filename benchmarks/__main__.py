@@ -20,7 +20,8 @@ from benchmarks import (
 )
 from benchmarks.compare import compare
 from benchmarks.estimators import estimators_of, load_builtin, load_file
-from benchmarks.harness import environment, prepare_output, read_results
+from benchmarks.harness import prepare_output, read_results
+from benchmarks.machine import environment
 from benchmarks.problems import PROBLEMS, SIZES, create_problem
 from benchmarks.report import write_report
 from benchmarks.store import Store
@@ -76,7 +77,7 @@ class Run:
 
     $ python -m benchmarks run --suite extremes density --size tiny --output runs/tiny
 
-    $ python -m benchmarks run extremes --size tiny --output runs/power --estimators benchmarks/examples/power_iteration.py
+    $ python -m benchmarks run extremes --size tiny --output runs/my --estimators benchmarks/examples/power_iteration.py
     """
 
     names: Annotated[
@@ -178,11 +179,12 @@ class Run:
             batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
             batch_size = batch_size if self.batch_size is None else self.batch_size
             problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)
-            if store.has(name, {}) and store.config(name) == problem.config:
-                console.print(f"{benchmark}: {name}: is there", highlight=False, markup=False)
+            if store.has(problem.key, {}):
+                console.print(f"{benchmark}: {problem.key}: is there", highlight=False, markup=False)
                 continue
+            began = environment()
             rows = BENCHMARKS[benchmark]([problem], repeats, console)
-            store.put(name, name, problem.config, rows)
+            store.put(problem.key, problem.key, problem.config, rows, began)
 
 
 @dataclasses.dataclass(frozen=True)

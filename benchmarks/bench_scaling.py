@@ -17,12 +17,12 @@ from benchmarks.harness import (
     FORMAT,
     Program,
     compile_program,
-    environment,
     prepare_output,
     spread,
     time_interleaved,
     write_results,
 )
+from benchmarks.machine import environment
 from benchmarks.problems import create_problem
 from cljax import curvature, parallel, spectral
 from cljax._plan_report import words

@@ -1,29 +1,34 @@
 """Two result files side by side: ratios of medians, and which of them are more than noise."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from benchmarks.harness import empty_table
+from benchmarks.reading import config_of, title_of
+from benchmarks.report_environment import differences
 
 FLOPS_TOLERANCE = 1e-3
 """Relative change of a FLOP count that is reported: counts do not depend on how busy a machine is."""
 
-_INFORMATION = ("date", "cljax", "load")
+FIRST_TOLERANCE = 0.5
+"""Relative change of a first call that is reported: it is timed once and has no spread."""
 
 _NAMED = 8
 """Rows of one file alone that a note names."""
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) -> int:
-    """Print a table of new / old for every row that both files have.
+    """Print new / old of every row that both files have, a table for each problem.
 
-    Times and errors differ beyond the spreads where the ranges between their quartiles do not overlap; counts of FLOPs,
-    bytes and products where they differ by more than ``FLOPS_TOLERANCE``.
+    Times, peak bytes and errors differ beyond the spreads where the ranges between their quartiles do not overlap;
+    counts of FLOPs, bytes and products where they differ by more than ``FLOPS_TOLERANCE``; first calls, single times,
+    where they do by more than ``FIRST_TOLERANCE``.
 
     Args:
         old: results, as ``harness.read_results`` gives them.
@@ -43,34 +48,31 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
     rows = list(_pairs(old, new))
     if not rows:
         raise ValueError("NEW: expected a row of the same problem at the same size as in OLD, got none")
-    table = Table(title=f"{new['benchmark']}: new / old", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("what", no_wrap=True)
-    shown = [column for column in _COLUMNS if any(column.key in row for _, *pair in rows for row in pair)]
-    for column in shown:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+    shown = [column for column in _COLUMNS if any(column.key in row for _, _, *pair in rows for row in pair)]
     flagged = 0
-    for label, before, after in rows:
-        cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
-        flagged += sum(bool(flag) for _, flag in cells)
-        table.add_row(escape(label), *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
-    console.print(table)
+    for title in dict.fromkeys(title for title, *_ in rows):
+        words = f"{new['benchmark']}, {title}: new / old"
+        table = empty_table(escape(words), ("what",), (column.heading for column in shown))
+        for label, before, after in (row for of, *row in rows if of == title):
+            cells = [column.change(before.get(column.key), after.get(column.key)) for column in shown]
+            flagged += sum(bool(flag) for _, flag in cells)
+            table.add_row(escape(label), *(f"{text} [bold]{flag}[/]" if flag else text for text, flag in cells))
+        console.print(table)
     console.print(f"{flagged} beyond the spreads", highlight=False)
     return flagged
 
 
 def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """What makes the files harder to compare."""
-    for key in sorted({*old["environment"], *new["environment"]} - {*_INFORMATION}):
-        before, after = (results["environment"].get(key) for results in (old, new))
-        if before != after:
-            yield f"{key} differs: {before} and {after}"
-    for name in sorted({*old["problems"], *new["problems"]}):
-        before, after = (results["problems"].get(name) for results in (old, new))
-        if before is None or after is None:
-            yield f"{name} is in {'NEW' if before is None else 'OLD'} only: left out"
-        elif before != after:
-            yield f"{name} is of another size: left out"
-    kept = [{_label(row): row.get("status", "ok") for row in _comparable(*pair)} for pair in ((old, new), (new, old))]
+    yield from differences(old, new)
+    before, after = (_sizes(results) for results in (old, new))
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            yield f"{name} is in {'OLD' if name in before else 'NEW'} only: left out"
+        elif left_out := before[name] ^ after[name]:
+            some = "" if left_out == before[name] | after[name] else "some of "
+            yield f"{some}{name} is of another size: left out"
+    kept = [{_words(row): row.get("status", "ok") for row in _comparable(*pair)} for pair in ((old, new), (new, old))]
     for there, missing, word in ((*kept, "OLD"), (*reversed(kept), "NEW")):
         if only := [label for label in there if label not in missing]:
             more = f"; and {len(only) - _NAMED} more" if len(only) > _NAMED else ""
@@ -80,24 +82,40 @@ def _notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             yield f"{label} was {kept[0][label]}, is {after}"
 
 
-def _pairs(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Rows of the same name, where the problem is of the same size."""
-    rows = {_label(row): row for row in _comparable(old, new)}
-    for row in _comparable(new, old):
-        if _label(row) in rows:
-            yield _label(row), rows[_label(row)], row
+def _sizes(results: Mapping[str, Any]) -> dict[str, set[str]]:
+    """What the problems of each name were made of."""
+    found: dict[str, set[str]] = {}
+    for row in results["rows"]:
+        found.setdefault(row["problem"], set()).add(_size(results, row))
+    return found
+
+
+def _size(results: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    return json.dumps(config_of(results, row), sort_keys=True)
+
+
+def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """Rows of the same name and size: the problem, the rest of the name, and both rows."""
+    rows = {(_label(row), _size(old, row)): row for row in old["rows"]}
+    for row in new["rows"]:
+        key = _label(row), _size(new, row)
+        if key in rows:
+            yield title_of(new, row), " ".join(part for part in key[0][1:] if part), rows[key], row
 
 
 def _comparable(results: Mapping[str, Any], other: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    problems = results["problems"]
-    return [row for row in results["rows"] if problems[row["problem"]] == other["problems"].get(row["problem"])]
+    """Rows of problems that both have at the same size."""
+    sizes = _sizes(other)
+    return [row for row in results["rows"] if _size(results, row) in sizes.get(row["problem"], set())]
 
 
-def _label(row: Mapping[str, Any]) -> str:
-    parts = (str(row[key]) for key in ("problem", "setting", "operator", "form", "estimator", "control") if key in row)
-    return " ".join(part for part in parts if part)
+def _words(row: Mapping[str, Any]) -> str:
+    return " ".join(part for part in _label(row) if part)
+
+
+def _label(row: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = ("problem", "setting", "operator", "form", "estimator", "control")
+    return tuple(str(row[key]) for key in keys if key in row)
 
 
 def _spread_change(
@@ -113,12 +131,14 @@ def _spread_change(
     return f"{after['median'] / before['median']:.2f}" if before["median"] else "-", flag
 
 
-def _count_change(before: float | None, after: float | None) -> tuple[str, str]:
+def _number_change(
+    words: tuple[str, str], tolerance: float, before: float | None, after: float | None
+) -> tuple[str, str]:
     if before is None or after is None:
         return "-", ""
-    change = after / before - 1 if before else 0.0
-    flag = "" if abs(change) <= FLOPS_TOLERANCE else "more" if change > 0 else "fewer"
-    return f"{1 + change:.3f}", flag
+    ratio = after / before if before else 1.0
+    flag = words[0] if ratio > 1 + tolerance else words[1] if ratio < 1 / (1 + tolerance) else ""
+    return f"{ratio:.3f}", flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +149,14 @@ class _Column:
 
 
 _TIME = partial(_spread_change, ("slower", "faster"))
+_COUNT = partial(_number_change, ("more", "fewer"), FLOPS_TOLERANCE)
 _COLUMNS = (
     _Column("seconds", "seconds", _TIME),
-    _Column("time_in_gradients", "in gradients", _TIME),
-    _Column("flops", "FLOPs", _count_change),
-    _Column("bytes", "bytes", _count_change),
-    _Column("products", "products", _count_change),
+    _Column("first_seconds", "first\ncall", partial(_number_change, ("slower", "faster"), FIRST_TOLERANCE)),
+    _Column("time_in_gradients", "in\ngradients", _TIME),
+    _Column("flops", "FLOPs", _COUNT),
+    _Column("bytes", "bytes", _COUNT),
+    _Column("peak_bytes", "peak\nbytes", partial(_spread_change, ("more", "fewer"))),
+    _Column("products", "products", _COUNT),
     _Column("error", "error", partial(_spread_change, ("worse", "better"))),
 )

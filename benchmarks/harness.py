@@ -1,4 +1,4 @@
-"""What all benchmarks share: compiled programs and their FLOPs, interleaved timing, the environment, result files.
+"""What all benchmarks share: compiled programs and their FLOPs, interleaved timing, result files.
 
 A time is wall-clock time of one call, from dispatch until its outputs are ready; compilation is apart. The programs of
 one comparison take turns in one process, in a new random order each round, so that a busy machine slows all of them
@@ -6,10 +6,8 @@ alike; ratios are taken within a round, and every time comes with its quartiles.
 """
 
 import dataclasses
-import datetime
 import json
 import math
-import os
 import pathlib
 import random
 import statistics
@@ -19,11 +17,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-import cljax
 from cljax._typing import PyTree
 from cljax.training.config import write_text
 
@@ -189,23 +185,6 @@ def ratio_spread(samples: Sequence[float], unit: Sequence[float]) -> Spread:
     return spread([sample / one for sample, one in zip(samples, unit, strict=True)])
 
 
-def environment() -> dict[str, Any]:
-    """What the numbers depend on besides the code; nothing that names the machine."""
-    device = jax.devices()[0]
-    return {
-        "cljax": cljax.__version__,
-        "jax": jax.__version__,
-        "backend": device.platform,
-        "device": device.device_kind,
-        "num_devices": jax.device_count(),
-        "num_cpus": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "dtype": str(jnp.zeros(()).dtype),
-        "matmul_precision": "highest",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 def prepare_output(path: pathlib.Path) -> None:
     """Find out that a result file cannot be written before the measurement rather than after it.
 
@@ -270,6 +249,6 @@ def _whole(results: Mapping[str, Any]) -> bool:
         and isinstance(results.get("environment"), dict)
         and isinstance(problems, dict)
         and isinstance(rows, list)
-        and all(isinstance(row, dict) and row.get("problem") in problems for row in rows)
+        and all(isinstance(row, dict) and {row.get("problem"), row.get("group")} & {*problems} for row in rows)
         and all({"group", "status"} <= {*row} for row in rows if "estimator" in row)
     )

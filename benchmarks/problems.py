@@ -67,6 +67,14 @@ class Problem:
     batch: Batch
 
     @property
+    def key(self) -> str:
+        """What results call it: all that it was made of, so that another size or batch is another problem."""
+        config = self.config
+        shape = "x".join(map(str, config["input_shape"]))
+        options = (f"{name} {value}" for name, value in config["options"].items())
+        return ", ".join([self.name, f"{config['batch_size']} examples of {shape}", *options])
+
+    @property
     def objective(self) -> losses.Objective:
         """The mean loss, as a function of parameters and batch."""
         return losses.objective(self.apply_fn, self.loss)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.reading import title_of
+
 SUMMARIES = {
     "products": "Products with curvature matrices, in gradients of the same batch",
     "lanczos": "90 Lanczos steps, in their products",
@@ -39,14 +41,14 @@ def plain_table(name: str, results: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    rows, problems = results["rows"], results.get("problems", {})
+    rows = results["rows"]
     shown = {key: heading for key, heading in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
     lines = ["| | | " + " | ".join(shown.values()) + " |", "|---|---|" + "---:|" * len(shown)]
     for row in rows:
         what = " ".join(part for part in (row["operator"], row.get("form", "")) if part).replace("_", "-")
-        size = problems.get(row["problem"], {}).get("batch_size")
-        problem = row["problem"] if size is None else f"{row['problem']}, {size} examples"
-        lines.append(f"| {problem} | {what} | " + " | ".join(_cell(key, row.get(key)) for key in shown) + " |")
+        lines.append(
+            f"| {title_of(results, row)} | {what} | " + " | ".join(_cell(key, row.get(key)) for key in shown) + " |"
+        )
     return f"## {name}\n\n{SUMMARIES[results['benchmark']]}.\n\n" + "\n".join(lines)
 
 

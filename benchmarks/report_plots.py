@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report_rows import (
     Row,
     error_of,
@@ -37,6 +39,36 @@ _OURS = (
 """Ours are black, told apart by lines and markers."""
 
 
+def costs_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """What errors are drawn against.
+
+    Args:
+        rows: of one task.
+
+    Returns:
+        Rows that were run and have the cost, by name of the cost; no name without rows.
+    """
+    ran = [row for row in rows if row["status"] == "ok" and error_of(row)]
+    found = {cost: [row for row in ran if (spread := of(row)) and spread[0]] for cost, of in COSTS.items()}
+    return {cost: kept for cost, kept in found.items() if kept}
+
+
+def bars(costs: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lines between quartiles, across each point, in both directions.
+
+    Args:
+        costs: (n, 3), median and quartiles; a lower one of 0, which has no logarithm, is a tenth of the median.
+        errors: the same.
+
+    Returns:
+        Coordinates of the ends, with gaps (NaN) between lines.
+    """
+    (x, *across), (y, *along) = ((m, np.maximum(lower, m / 10), upper) for m, lower, upper in (costs.T, errors.T))
+    gap = np.full_like(x, np.nan)
+    lines = [*across, gap, x, x, gap], [y, y, gap, *along, gap]
+    return np.stack(lines[0], 1).ravel(), np.stack(lines[1], 1).ravel()
+
+
 def draw_curves(stem: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pathlib.Path]:
     """Draw all pictures of a file of results.
 
@@ -58,10 +90,8 @@ def draw_curves(stem: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
     styles = {name: {"color": mpl.colormaps["tab20"](i % 20), **_THEIRS} for i, name in enumerate(peers)}
     ours = [name for name in names if is_ours(name)]
     styles |= {name: dict(zip(("ls", "marker"), _OURS[i % len(_OURS)], strict=True)) for i, name in enumerate(ours)}
-    for cost, of in COSTS.items():
-        groups = groups_of(row for row in ran if of(row))
-        if not groups:
-            continue
+    for cost, kept in costs_of(rows).items():
+        groups, of = groups_of(kept), COSTS[cost]
         columns = min(COLUMNS, len(groups))
         lines = -(-len(groups) // columns)
         figure = Figure((3.6 * columns, 2.9 * lines + 0.35 * (1 + len(names) // columns)), layout="constrained")
@@ -71,11 +101,14 @@ def draw_curves(stem: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
         for ax, (group, found) in zip(axes.flat, groups.items(), strict=False):
             for name in names:
                 # in the order of tolerances or budgets, as times scatter
-                points = [(of(r), error_of(r)) for r in found if r["estimator"] == name]
-                points = [(x, max(y, 1e-8)) for x, y in points if x and y is not None]
-                if points:
+                costs, errors = (
+                    np.asarray([value(r) for r in found if r["estimator"] == name]) for value in (of, error_of)
+                )
+                if len(costs):
                     style = {"color": "k", "lw": 1.8, "ms": 5, "mfc": "w", "zorder": 3} | styles[name]
-                    ax.loglog(*zip(*points, strict=True), label=name, **style)
+                    errors = np.maximum(errors, 1e-8)
+                    ax.loglog(costs[:, 0], errors[:, 0], label=name, **style)
+                    ax.plot(*bars(costs, errors), color=style["color"], lw=0.6, zorder=1)
             ax.set_title(group, fontsize=10)
             ax.tick_params(labelsize=8, which="both")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -1,9 +1,15 @@
 """What the report reads off rows."""
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
+
+Range = tuple[float, float, float]
+"""Median and quartiles."""
 
 
 def is_ours(name: str) -> bool:
@@ -11,37 +17,60 @@ def is_ours(name: str) -> bool:
     return name.split(",")[0].split()[0] == "cljax"
 
 
-def products_of(row: Row) -> float | None:
+def products_of(row: Row) -> Range | None:
     """Products of a run, None where they cannot be counted."""
-    return row.get("products")
+    count = row.get("products")
+    return None if count is None else (count, count, count)
 
 
-def seconds_of(row: Row) -> float | None:
-    """Median seconds of a run, None where nothing was timed."""
-    return row["seconds"]["median"] if row.get("seconds") else None
+def seconds_of(row: Row) -> Range | None:
+    """Seconds of a run, None where nothing was timed."""
+    return _range(row.get("seconds"))
 
 
-def gradients_of(row: Row) -> float | None:
-    """Median time in gradients of the same batch, None where there are none."""
-    return row["time_in_gradients"]["median"] if row.get("time_in_gradients") else None
+def gradients_of(row: Row) -> Range | None:
+    """Time in gradients of the same batch, None where there are none."""
+    return _range(row.get("time_in_gradients"))
 
 
-def megabytes_of(row: Row) -> float | None:
-    """Median peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
-    return row["peak_bytes"]["median"] / 1e6 if row.get("peak_bytes") else None
+def megabytes_of(row: Row) -> Range | None:
+    """Peak memory of set-up and a run in units of 10^6 bytes, None where it was not measured."""
+    return _range(row.get("peak_bytes"), 1e-6)
 
 
-def error_of(row: Row) -> float | None:
-    """Median error over seeds, None where nothing was scored."""
-    return row["error"]["median"] if row.get("error") else None
+def error_of(row: Row) -> Range | None:
+    """Error over seeds, None where nothing was scored."""
+    return _range(row.get("error"))
+
+
+def _range(spread: Mapping[str, float] | None, scale: float = 1.0) -> Range | None:
+    if not spread:
+        return None
+    return scale * spread["median"], scale * spread["lower_quartile"], scale * spread["upper_quartile"]
 
 
 def reached_by(row: Row) -> float | None:
-    """Upper quartile of the error over seeds, None where nothing was scored: a tolerance is met by runs, not by one."""
-    return row["error"]["upper_quartile"] if row.get("error") else None
+    """The error that no seed of up to four exceeds, and of more at least three quarters do not.
+
+    Args:
+        row: with all errors, or with a summary alone, from which those of up to three seeds can be told.
+
+    Returns:
+        The error, None where nothing was scored.
+    """
+    error = row.get("error")
+    if not error:
+        return None
+    if "samples" in error:
+        return float(np.quantile(error["samples"], 0.75, method="higher"))
+    if error["num_samples"] == 3:  # the upper quartile is halfway from the median to the greatest
+        return 2 * error["upper_quartile"] - error["median"]
+    if error["num_samples"] == 2:
+        return 2 * error["median"] - error["minimum"]
+    return error["upper_quartile"]
 
 
-def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], float | None]) -> float | None:
+def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], Range | None]) -> Range | None:
     """The least cost of runs that were accurate enough.
 
     Args:
@@ -56,9 +85,41 @@ def cheapest(rows: Iterable[Row], tolerance: float, of: Callable[[Row], float | 
     return min((cost for cost in costs if cost is not None), default=None)
 
 
+def common_budget(rows: Iterable[Row]) -> int | None:
+    """The number of products at which the estimators of a task are compared.
+
+    Args:
+        rows: of one task.
+
+    Returns:
+        Of the budgets that more than half as many runs have as the most frequent one, the middle one, of two the
+        greater; None where there is no run with a budget.
+    """
+    found = collections.Counter(
+        row["control"] for row in rows if row["status"] == "ok" and row["kind_of_control"] == "budget"
+    )
+    shared = sorted(budget for budget, count in found.items() if 2 * count > max(found.values()))
+    return int(shared[len(shared) // 2]) if shared else None
+
+
 def groups_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by their group, in order."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row["group"], []).append(row)
     return found
+
+
+def number(value: Any) -> str:
+    """A number in a table, to two or three digits; None as nothing."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.2g}" if value < 10 else f"{value:.1f}"
+
+
+def with_quartiles(found: Range | None) -> str:
+    """A median in a table, with its quartiles where they are others in the digits shown; None as nothing."""
+    if found is None:
+        return ""
+    median, *quartiles = map(number, found)
+    return median if {*quartiles} == {median} else f"{median} ({'–'.join(quartiles)})"

@@ -6,7 +6,9 @@ import pathlib
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
-from benchmarks.harness import FORMAT, environment, read_results, write_results
+from benchmarks.harness import FORMAT, read_results, write_results
+from benchmarks.machine import environment
+from benchmarks.reading import group_of
 
 
 class Store:
@@ -28,8 +30,7 @@ class Store:
     def __init__(self, path: pathlib.Path, benchmark: str, settings: Mapping[str, Any], overwrite: bool) -> None:
         self.path = path
         self._results: dict[str, Any] = {"format": FORMAT, "benchmark": benchmark, **settings}
-        self._environment = environment()
-        self._results |= {"environment": self._environment, "problems": {}, "rows": []}
+        self._results |= {"environment": environment(), "environments": {}, "problems": {}, "rows": []}
         self._overwrite, self._measured = overwrite, set[str]()
         self._wanted = {"benchmark": benchmark, **settings}
         if path.exists():
@@ -61,7 +62,7 @@ class Store:
         """
         if self._overwrite and group not in self._measured:
             return False
-        found = {row.get("estimator"): row.get("version") for row in self.rows if _group(row) == group}
+        found = {row.get("estimator"): row.get("version") for row in self.rows if group_of(row) == group}
         return bool(found) and all(name in found and found[name] == version for name, version in versions.items())
 
     def estimators(self, group: str) -> set[str]:
@@ -73,20 +74,16 @@ class Store:
         Returns:
             The names; none where the group is not there.
         """
-        return {row["estimator"] for row in self.rows if _group(row) == group and row["status"] != "unit"}
+        return {row["estimator"] for row in self.rows if group_of(row) == group and row["status"] != "unit"}
 
-    def config(self, problem: str) -> Any:
-        """What a case of the file was made of, None if it has none of that name.
-
-        Args:
-            problem: name of the case.
-
-        Returns:
-            The configuration.
-        """
-        return None if self._overwrite else self._results["problems"].get(problem)
-
-    def put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    def put(
+        self,
+        group: str,
+        problem: str,
+        config: Any,
+        rows: Iterable[Mapping[str, Any]],
+        measured_in: Mapping[str, Any] | None = None,
+    ) -> None:
         """Replace a group, in its place, and write the file, at once or not at all, with what others wrote to it since.
 
         Args:
@@ -94,11 +91,12 @@ class Store:
             problem: name of the case.
             config: what it was made of.
             rows: of the group.
+            measured_in: the environment when the group began, that of now where it is not given.
         """
         self._measured.add(group)
         with _alone(self.path.parent):
             self._read_again()
-            self._put(group, problem, config, rows)
+            self._put(group, problem, config, rows, environment() if measured_in is None else measured_in)
 
     def _read_again(self) -> None:
         """Take what another run has written to the file meanwhile."""
@@ -109,11 +107,14 @@ class Store:
         if self._other(found) is None:
             self._results = found
 
-    def _put(self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-        place = next((i for i, row in enumerate(self.rows) if _group(row) == group), len(self.rows))
-        kept = [row for row in self.rows if _group(row) != group]
-        if all(_group(row) in self._measured for row in kept):
-            self._results["environment"] = self._environment
+    def _put(
+        self, group: str, problem: str, config: Any, rows: Iterable[Mapping[str, Any]], measured_in: Mapping[str, Any]
+    ) -> None:
+        place = next((i for i, row in enumerate(self.rows) if group_of(row) == group), len(self.rows))
+        kept = [row for row in self.rows if group_of(row) != group]
+        known = self._results.setdefault("environments", {})
+        known[group] = measured_in
+        if all(group_of(row) in known for row in kept):  # a note is of groups that have no environment of their own
             self._results.pop("note", None)
         self._results["rows"] = kept[:place] + [{"group": group, **row} for row in rows] + kept[place:]
         self._results["problems"][problem] = config
@@ -136,7 +137,3 @@ def _alone(folder: pathlib.Path) -> Generator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _group(row: Mapping[str, Any]) -> str:
-    return row.get("group", row["problem"])

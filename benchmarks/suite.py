@@ -15,6 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.counting import Counter
 from benchmarks.estimators import Estimator, NotApplicableError, Request, estimators_of
 from benchmarks.harness import Program, compile_program, ratio_spread, spread, time_interleaved
+from benchmarks.machine import environment
 from benchmarks.names import FIXED
 from benchmarks.peak import anew, peak_bytes, resident_bytes
 from benchmarks.store import Store
@@ -72,7 +73,7 @@ def run_task(
             console.print(f"{task.name}: {key}: {text}", highlight=False, markup=False)
             continue
         chosen = [known[name] for name in known if name in wanted | there]
-        start = time.perf_counter()
+        start, began = time.perf_counter(), environment()
         try:
             case = group.make()
             with console.status(f"{task.name}: {key}"):
@@ -80,7 +81,7 @@ def run_task(
         except (OSError, ValueError) as error:  # data that is not there
             console.print(f"{task.name}: {key}: left out: {_line(error)}", highlight=False, markup=False)
             continue
-        store.put(key, group.case, case.config, rows)
+        store.put(key, group.case, case.config, rows, began)
         console.print(
             f"{task.name}: {key}: {len(rows)} rows in {time.perf_counter() - start:.0f} s",
             highlight=False,
@@ -184,7 +185,8 @@ def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> 
             begun = min(begun, time.perf_counter())  # the first run compiles
     found: dict[str, Any] = {"products": spread(products).median if estimator.counts else None}
     for name in scores[0] if scores else ():
-        found[name] = dataclasses.asdict(spread([score[name] for score in scores]))
+        samples = [score[name] for score in scores]
+        found[name] = dataclasses.asdict(spread(samples)) | {"samples": samples}
     return found
 
 

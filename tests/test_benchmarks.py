@@ -22,12 +22,14 @@ from benchmarks import (
     bench_products,
     bench_scaling,
     harness,
+    report_plain,
 )
 from benchmarks.compare import compare
 from benchmarks.problems import PROBLEMS, Size, create_problem
 
 ROOT = pathlib.Path(__file__).parent.parent
 TARGETS = {"hessian": 2.0, "gauss_newton": 1.35}
+MLP = "mlp, 4 examples of 4x4x1, hidden [8]"
 SUITES = ", ".join(command_line.SUITES)
 
 
@@ -74,8 +76,9 @@ def test_result_file(results):
     saved = harness.read_results(results)
     assert saved["benchmark"] == "products"
     assert {"jax", "backend", "device", "num_cpus", "dtype", "matmul_precision", "date"} <= set(saved["environment"])
-    assert set(saved["problems"]) == {"mlp", "lenet"}
-    assert saved["problems"]["mlp"] == {
+    assert set(saved["environments"]) == {row["group"] for row in saved["rows"]}
+    assert set(saved["problems"]) == {MLP, "lenet, 4 examples of 8x8x1"}
+    assert saved["problems"][MLP] == {
         "batch_size": 4,
         "input_shape": [4, 4, 1],
         "options": {"hidden": [8]},
@@ -219,8 +222,30 @@ def test_problems_of_one_suite_are_none_of_another(tmp_path):
     arguments = ["run", "products", "extremes", "--size", "tiny", "--repeats", "0", "--only", "cljax, budget"]
     assert main(*arguments, "--problems", "mlp", "mlp end, top 5", "--output", tmp_path) == 0
     products, extremes = (harness.read_results(tmp_path / f"{name}.json") for name in ("products", "extremes"))
-    assert set(products["problems"]) == {"mlp"}
+    assert set(products["problems"]) == {MLP}
     assert {row["group"] for row in extremes["rows"]} == {"mlp end, top 5"}
+
+
+def test_another_batch_is_another_group(tmp_path, capsys):
+    arguments = ["run", "products", "--problems", "mlp", "--size", "tiny", "--repeats", "0", "--output", tmp_path]
+    for options in ([], ["--batch-size", "5"], []):
+        assert main(*arguments, *options) == 0
+    assert capsys.readouterr().out.count(f"{MLP}: is there") == 1
+    results = harness.read_results(tmp_path / "products.json")
+    assert list(results["problems"]) == [MLP, MLP.replace("4 examples", "5 examples")]
+    assert [config["batch_size"] for config in results["problems"].values()] == [4, 5]
+    text = report_plain.plain_table("products", results)
+    assert "| mlp, 4 examples | hessian fresh |" in text
+    assert "| mlp, 5 examples | hessian fresh |" in text
+    assert compare(results, results, Console()) == 0
+    old = results | {"problems": {"mlp": results["problems"][MLP]}}  # as files were that had one size of each network
+    old["rows"] = [row | {"group": "mlp"} for row in results["rows"] if row["group"] == MLP]
+    capsys.readouterr()
+    compare(old, results, Console())
+    printed = capsys.readouterr().out
+    assert "some of mlp is of another size: left out" in printed
+    assert "mlp, 4 examples: new / old" in printed
+    assert "mlp, 5 examples" not in printed
 
 
 def test_width_reaches_the_model():
@@ -280,14 +305,16 @@ def test_compare_flags_what_is_beyond_the_spreads(results, changes, words, capsy
 def test_compare_leaves_out_other_sizes_and_says_so(results, capsys):
     old = harness.read_results(results)
     new = scaled(old)
-    new["problems"]["mlp"]["batch_size"] = 8
-    new["environment"]["device"] = "another"
+    new["problems"][MLP]["batch_size"] = 8
+    for found in new["environments"].values():
+        found["device"] = "another"
     assert compare(old, new, Console()) == 0
     printed = capsys.readouterr().out
     assert "note: mlp is of another size: left out" in printed
     assert "note: device differs: " in printed
-    assert "lenet hessian fresh" in printed
-    assert "mlp hessian" not in printed
+    assert "lenet, 4 examples: new / old" in printed
+    assert "hessian fresh" in printed
+    assert "mlp, " not in printed
 
 
 def test_compare_command(results, capsys):
@@ -351,6 +378,6 @@ def test_help_names_everything_and_its_examples_work(tmp_path, monkeypatch, caps
 
 def test_results_in_the_repository():
     saved = harness.read_results(ROOT / "benchmarks" / "results" / "cpu-small" / "products.json")
-    assert set(saved["problems"]) == set(PROBLEMS)
+    assert {row["problem"] for row in saved["rows"]} == set(PROBLEMS)
     assert all(row["target_met"] in {None, True} for row in saved["rows"])
     assert sum(row["target_met"] is True for row in saved["rows"]) == len(TARGETS) * len(PROBLEMS)

@@ -13,7 +13,7 @@ import scipy.stats
 from rich.console import Console
 
 from benchmarks import __main__ as command_line
-from benchmarks import bench_products, estimators, harness, networks, report, suite, synthetic
+from benchmarks import bench_products, estimators, harness, machine, networks, report, suite, synthetic
 from benchmarks.counting import Counted, Counter
 from benchmarks.estimators import Estimator, NotApplicableError
 from benchmarks.estimators.base import flat_product
@@ -362,6 +362,7 @@ def test_a_users_file_that_fails_or_has_no_such_task_is_told(tmp_path, capsys):
 
 def test_a_missing_peer_is_never_beaten(tmp_path):
     ok = {"status": "ok", "version": "1", "settings": "", "control": 100, "setting": "", "problem": "a", "group": "a"}
+    ok["kind_of_control"] = "budget"
     spread = {"median": 0.1, "minimum": 0.1, "lower_quartile": 0.1, "upper_quartile": 0.1, "num_samples": 1}
     rows = [
         ok | {"estimator": "cljax Lanczos, 1 probe", "products": 100, "error": spread},
@@ -373,12 +374,12 @@ def test_a_missing_peer_is_never_beaten(tmp_path):
     results = {
         "format": 1,
         "benchmark": "density",
-        "environment": harness.environment(),
+        "environment": machine.environment(),
         "problems": {"a": {}, "b": {}},
     }
     (tmp_path / "density.json").write_text(json.dumps(results | {"rows": rows}))
     text, _ = report.report_of(tmp_path)
-    assert "| density | a | error with 100 products | 0.1 against 0.01 | cljax Lanczos, 1 probe | peer |" in text
+    assert "| density | a | with 100 products | 0.1 | 0.01 (0.1–0.02) | cljax Lanczos, 1 probe | peer |" in text
     assert "- gone: missing: a" in text
     assert "- other: not measured: b" in text
     assert "| gone | 0" not in text
