@@ -244,11 +244,14 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
 def _whole(results: Mapping[str, Any]) -> bool:
     """Whether all is there that tables and comparisons read."""
     problems, rows = results.get("problems"), results.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return False
+    if results.get("benchmark") and not any({"problem", "estimator"} & {*row} for row in rows):
+        return True  # a table of no problem
     return (
         isinstance(results.get("benchmark"), str)
         and isinstance(results.get("environment"), dict)
         and isinstance(problems, dict)
-        and isinstance(rows, list)
-        and all(isinstance(row, dict) and {row.get("problem"), row.get("group")} & {*problems} for row in rows)
+        and all({row.get("problem"), row.get("group")} & {*problems} for row in rows)
         and all({"group", "status"} <= {*row} for row in rows if "estimator" in row)
     )

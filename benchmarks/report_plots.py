@@ -64,7 +64,7 @@ def bars(costs: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         Coordinates of the ends, with gaps (NaN) between lines.
     """
     (x, *across), (y, *along) = ((m, np.maximum(lower, m / 10), upper) for m, lower, upper in (costs.T, errors.T))
-    gap = np.full_like(x, np.nan)
+    gap = np.full(x.shape, np.nan)
     lines = [*across, gap, x, x, gap], [y, y, gap, *along, gap]
     return np.stack(lines[0], 1).ravel(), np.stack(lines[1], 1).ravel()
 
