@@ -1,7 +1,9 @@
 """Bytes that each way to keep the Lanczos vectors takes, by XLA's analysis of the compiled program, beside matfree's.
 
 Arguments and results are not counted, only what the program holds besides; a vector is as long as the parameters. What
-differentiation stores is part of it, the same in all rows of a network.
+differentiation stores is part of it, the same in all rows of a network. A basis in the host's memory takes the host
+loop, which is several programs: its bytes on the device are those of ``spectral.plan``, from the analysis of each of
+them. Vectors in bfloat16 are not restarted, and those that are spread take more than one device: neither is there.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +46,16 @@ def _one_product(op: Any, key: jax.Array) -> Any:
     return op.linearize()(tree.random_like(key, op.struct))
 
 
+ON_HOST = f"top {NUM_TOP}, vectors on the host"
+
+
+def _on_host(op: Any) -> tuple[int, int]:
+    """Bytes besides the operator on the device, and bytes on the host, while the basis is there."""
+    planned = spectral.plan(op, num_top=NUM_TOP, max_products=STEPS, basis_sizes=(), driver="host")
+    mode = next(mode for mode in planned.modes if mode.memory is not None and mode.memory.offload)
+    return mode.device_bytes - num_bytes(op), mode.host_bytes
+
+
 def programs() -> Iterator[tuple[str, Any]]:
     """Programs by name, called as ``program(op, key)``; those of matfree where it is installed."""
     yield "one product", _one_product
@@ -69,10 +81,11 @@ def measure(problem: Problem, names: Sequence[str] = ()) -> list[dict[str, Any]]
 
     Args:
         problem: the network and its batch.
-        names: of ``programs``, all where empty.
+        names: of ``programs``, and ``ON_HOST``; all where empty.
 
     Returns:
-        Rows: problem, operator (the program), bytes, and the same in vectors of the parameters.
+        Rows: problem, operator (the program), bytes, the same in vectors of the parameters, and bytes on the host of
+        what has vectors there.
     """
     op = curvature.hessian(problem.objective, problem.params, problem.batch)
     vector = num_bytes(problem.params)
@@ -84,9 +97,16 @@ def measure(problem: Problem, names: Sequence[str] = ()) -> list[dict[str, Any]]
             compiled = jax.jit(program).lower(op, jax.random.key(0)).compile()
         found: Any = compiled.memory_analysis()
         held = None if found is None else int(found.temp_size_in_bytes)
-        row = {"problem": problem.name, "operator": name, "bytes": held}
-        rows.append(row | {"vectors": None if held is None else held / vector})
+        rows.append(_row(problem, name, held, vector))
+    if not names or ON_HOST in names:
+        held, on_host = _on_host(op)
+        rows.append(_row(problem, ON_HOST, held, vector) | {"host_bytes": on_host})
     return rows
+
+
+def _row(problem: Problem, name: str, held: int | None, vector: int) -> dict[str, Any]:
+    in_vectors = None if held is None else held / vector
+    return {"problem": problem.name, "operator": name, "bytes": held, "vectors": in_vectors}
 
 
 def run(problems: Iterable[Problem], repeats: int, console: Console) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ COLUMNS = {
     "second_call_seconds": "seconds of the second call",
     "bytes": "MiB",
     "vectors": "in vectors of the parameters",
+    "host_bytes": "MiB on the host",
 }
 """Fields of rows by their heading."""
 
@@ -56,4 +57,4 @@ def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
     number = value["median"] if isinstance(value, dict) else value
-    return f"{number / 2**20:.1f}" if key == "bytes" else f"{number:.3g}"
+    return f"{number / 2**20:.1f}" if key in {"bytes", "host_bytes"} else f"{number:.3g}"

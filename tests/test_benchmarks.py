@@ -141,6 +141,18 @@ def test_memory_beside_matfree():
     assert peer > 120
 
 
+def test_a_basis_on_the_host_takes_a_few_vectors_of_the_device():
+    problem = create_problem("mlp", "small")
+    names = ("one product", "top 3, all vectors", bench_memory.ON_HOST)
+    one, every, on_host = bench_memory.measure(problem, names)
+    vector = harness.num_bytes(problem.params)
+    assert one["vectors"] < on_host["vectors"] < one["vectors"] + 10 < every["vectors"]
+    assert 60 * vector <= on_host["host_bytes"] < 70 * vector
+    text = report_plain.plain_table("m", {"benchmark": "memory", "rows": [one, on_host], "problems": {}})
+    assert "| MiB | in vectors of the parameters | MiB on the host |" in text
+    assert f"| {on_host['host_bytes'] / 2**20:.1f} |" in text
+
+
 def test_convolutions_both_ways():
     problem = create_problem("lenet", "tiny")
     rows = bench_convolutions.measure(problem, 1)
