@@ -56,5 +56,7 @@ def plain_table(name: str, results: Mapping[str, Any]) -> str:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
-    number = value["median"] if isinstance(value, dict) else value
-    return f"{number / 2**20:.1f}" if key in {"bytes", "host_bytes"} else f"{number:.3g}"
+    if isinstance(value, dict):
+        median, *quartiles = (f"{value[name]:.3g}" for name in ("median", "lower_quartile", "upper_quartile"))
+        return median if {*quartiles} == {median} else f"{median} ({'–'.join(quartiles)})"
+    return f"{value / 2**20:.1f}" if key in {"bytes", "host_bytes"} else f"{value:.3g}"

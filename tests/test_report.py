@@ -176,11 +176,11 @@ def test_growth_has_a_table_of_each_axis(tmp_path):
 
 
 def test_structure_has_the_examples_that_it_measured():
-    rows = [{"problem": "mlp", "operator": "structure", "num_examples": 128, "seconds": spread(1)}]
+    rows = [{"problem": "mlp", "operator": "structure", "num_examples": 128, "seconds": spread(1, 2, 3)}]
     text = report_plain.plain_table(
         "s", {"benchmark": "structure", "rows": rows, "problems": {"mlp": {"batch_size": 256}}}
     )
-    assert "| mlp, 128 examples | structure |" in text
+    assert "| mlp, 128 examples | structure | 2 (1.5–2.5) |" in text
 
 
 def test_each_group_has_the_environment_in_which_it_began(tmp_path, monkeypatch):
