@@ -163,16 +163,18 @@ def _request(case: Case, group: Group, estimator: Estimator, control: float) -> 
 
 
 def _score(task: Task, group: Group, estimator: Estimator, request: Request) -> dict[str, Any]:
-    """Products and scores over the seeds, from a run whose products are counted."""
+    """Products and scores over the seeds, from a run whose products are counted, those of the set-up with each."""
     products, scores = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        before = _COUNTER.read()
         run = estimator.setup(request)
+        setup_products = _COUNTER.read() - before
         begun = math.inf
         for seed in _seeds(request.case, task.num_seeds):
             before = _COUNTER.read()
             answer = run(seed)
-            products.append(_COUNTER.read() - before)
+            products.append(setup_products + _COUNTER.read() - before)
             if estimator.counts and not products[-1]:
                 text = f"no product was counted for seed {seed}: multiply by what the request counts"
                 raise ArithmeticError(f"{text}, or register it with counts=False where nothing is to be counted")

@@ -287,3 +287,14 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_measured(
         if folder.exists():
             assert main(*RUN, "--only", "ARPACK", "--output", folder) == 2
             assert f"error: output: cannot write to {folder / 'extremes.json'}: " in capsys.readouterr().err
+
+
+def test_products_of_the_set_up_count(tmp_path):
+    text = f"""
+@estimator("early", "extremes")
+def setup(r):
+    for i in range(20):
+        r.scipy_operator.matvec(r.start(i))
+    return lambda s: {ANSWER}
+"""
+    assert measured(tmp_path, text, "early")["early"]["products"] == 21
