@@ -17,7 +17,8 @@ from cljax.training.spectrum import checkpoint_spectrum
 
 PREEMPTED = 143
 """Exit code after SIGTERM and a checkpoint: 128 + 15, as a shell has it."""
-PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False}
+PLAIN: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
+"""Options to print a line as it is; a path may have brackets."""
 
 
 def report(result: RunResult, console: Console) -> int:

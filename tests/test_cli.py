@@ -62,6 +62,15 @@ def test_track_with_less_to_track(tmp_path, changes):
     assert (config.directory / "eigenvalues.png").exists()
 
 
+def test_paths_with_brackets_are_printed_as_they_are(tmp_path, capsys):
+    config = tiny(tmp_path, run_dir=str(tmp_path / "ab[" / "run"), num_steps=2, measure_every=2, density_probes=0)
+    assert cli.main(["track", *flags(config), "--quiet"]) == 0
+    run_dir = config.directory.rename(tmp_path / "[run]")
+    capsys.readouterr()
+    assert cli.main(["bounds", str(run_dir), "--num-examples", "8"]) == 0
+    assert f"wrote {run_dir / 'bounds.png'}\n" in capsys.readouterr().out
+
+
 def test_resume_and_spectrum(tracked, tmp_path, capsys):
     run_dir = shutil.copytree(tracked, tmp_path / "run")
     assert cli.main(["resume", str(run_dir), "--quiet"]) == 0
