@@ -100,6 +100,8 @@ def test_resume_and_spectrum(tracked, tmp_path, capsys):
         (["--warmup-steps", "600"], ["warmup_steps", "600"]),
         (["--tol", "nan"], ["tol", "(0, 1)"]),
         (["--loss", "bernoulli", "--learning-rate", "nan"], ["learning_rate", "nan"]),
+        (["--run-dir", "runs/[a]"], ["run_dir", "brackets", "runs/[a]"]),
+        (["--run-dir", "runs/a\\b"], ["run_dir", "backslashes", "runs/a\\b"]),
         (["--learning-rate", "1e300"], ["learning_rate", "at most"]),
         (["--num-steps", "2147483648"], ["num_steps", "below 2**31"]),
         (["--loss", "shanon"], ["--loss", "'shanon'", "'shannon'", "cljax track --help"]),

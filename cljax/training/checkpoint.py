@@ -5,6 +5,7 @@ the checksums.
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import logging
@@ -24,6 +25,23 @@ MANIFEST = "manifest.json"
 """File of a checkpoint that has the checksums of all others; written last, so that a whole checkpoint has one."""
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def check_folder(directory: pathlib.Path) -> None:
+    """Refuse a folder in which the storage layer finds its own files no more: it takes the path for a pattern.
+
+    Args:
+        directory: where a run shall be.
+
+    Raises:
+        ValueError: if its path has brackets that match other names, or a backslash.
+    """
+    path = directory.absolute().as_posix()
+    if "\\" in path or not fnmatch.fnmatchcase(path, path):
+        raise ValueError(
+            "run_dir: expected a path without brackets and backslashes, with which checkpoints cannot be read, "
+            f"got {path}"
+        )
 
 
 class CheckpointError(ValueError):

@@ -17,7 +17,7 @@ import jax
 from cljax._in_flight import landed
 from cljax.parallel.distributed import LostProcessError, everywhere, expect_loss, is_lost_process, is_writer, on_writer
 from cljax.parallel.preemption import StopSignal
-from cljax.training.checkpoint import Checkpoints
+from cljax.training.checkpoint import Checkpoints, check_folder
 from cljax.training.config import RunConfig
 from cljax.training.evaluation import evaluate
 from cljax.training.metrics import EventLog, MetricsLog, record_fields
@@ -136,6 +136,7 @@ def resume(
 
 
 def _check_free(directory: pathlib.Path, overwrite: bool) -> None:
+    check_folder(directory)
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     if not _is_run(directory):
