@@ -120,6 +120,13 @@ def test_overwrite_starts_anew(tmp_path):
     assert Checkpoints(result.run_dir / "checkpoints").steps() == [0, 2]
 
 
+def test_a_value_of_another_type_leaves_the_run_that_is_there(result):
+    for changes in ({"run_dir": result.run_dir}, {"batch_size": np.int64(8)}, {"tol": np.float32(0.1)}):
+        with pytest.raises(TypeError, match=f"{next(iter(changes))}: expected"):
+            dataclasses.replace(training.RunConfig(run_dir=str(result.run_dir)), **changes)
+    assert (result.run_dir / "metrics.jsonl").exists()
+
+
 def test_overwrite_replaces_runs_only(tmp_path):
     config = tiny(tmp_path)
     config.directory.mkdir()

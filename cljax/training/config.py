@@ -114,7 +114,7 @@ class RunConfig:
 
         Raises:
             ValueError: if a value is out of range.
-            TypeError: if an integer is none.
+            TypeError: if a value is of another type than its field, which the run directory could not keep.
         """
         zero = ("seed", "warmup_steps", "num_bottom", "num_top", "density_probes", "structure_examples")
         for field in dataclasses.fields(self):
@@ -124,6 +124,12 @@ class RunConfig:
             bits = 63 if field.name == "seed" else 31
             if check_positive_int(field.name, value, 0 if field.name in zero else 1) >= 2**bits:
                 raise ValueError(f"{field.name}: expected an integer below 2**{bits}, got {value}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            plain = tuple(value) if isinstance(value, list) else float(value) if isinstance(value, float) else value
+            if not _fits(plain, field.type):
+                wanted, got = _in_words(field.type), type(value).__name__
+                raise TypeError(f"{field.name}: expected {wanted}, got {value!r} of type {got}")
         if not 0 < self.learning_rate <= _GREATEST:
             raise ValueError(
                 f"learning_rate: expected a positive finite number, at most {_GREATEST:.3g}, got {self.learning_rate}"
