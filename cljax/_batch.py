@@ -43,7 +43,7 @@ class Batch:
 
 
 def expand_weight(weight: Any, losses: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """Weights of the shape of ``losses``, in its dtype; None means ones.
+    """Weights of the shape of ``losses``, in float32 at least, since half precision cannot count; None means ones.
 
     Args:
         weight: None or an array whose shape is a leading part of ``losses.shape``.
@@ -55,9 +55,10 @@ def expand_weight(weight: Any, losses: jax.Array | jax.ShapeDtypeStruct) -> jax.
     Raises:
         ValueError: if the shape of ``weight`` is no leading part of that of ``losses``.
     """
+    dtype = jnp.promote_types(losses.dtype, jnp.float32)
     if weight is None:
-        return jnp.ones_like(losses)
-    weight = jnp.asarray(weight, losses.dtype)
+        return jnp.ones_like(losses, dtype)
+    weight = jnp.asarray(weight, dtype)
     if weight.shape != losses.shape[: weight.ndim]:
         raise ValueError(f"weight: expected a leading part of the losses' shape {losses.shape}, got {weight.shape}")
     return jnp.broadcast_to(weight.reshape(weight.shape + (1,) * (losses.ndim - weight.ndim)), losses.shape)
@@ -80,7 +81,8 @@ def weighted_mean(losses: jax.Array, weight: Any = None) -> jax.Array:
     total = jnp.sum(full)
     # where nothing counts, 0/0 must reach the value and its derivatives
     hidden = (full == 0) & (total != 0)
-    return jnp.sum(jnp.where(hidden, 0, full / total * losses))
+    mean = jnp.sum(jnp.where(hidden, 0, full / total * losses))
+    return mean.astype(losses.dtype) if jnp.issubdtype(losses.dtype, jnp.floating) else mean
 
 
 def least_weight(batch: Batch) -> float | None:

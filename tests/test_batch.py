@@ -186,3 +186,20 @@ def test_scores_without_a_last_axis_are_told():
     op = curvature.gauss_newton(lambda w, x: x @ w, lambda s, y: (s - y) ** 2, params, batch)
     with pytest.raises(ValueError, match=r"^apply_fn: expected scores of shape \(batch, \.\.\., K\), got \(3,\)"):
         _ = op @ params
+
+
+def test_float16_counts_more_examples_than_it_has_numbers():
+    batch = cljax.Batch(jnp.ones((70_000, 1), jnp.float16), jnp.zeros((70_000, 1), jnp.float16))
+    w = jnp.ones((1, 1), jnp.float16)
+    objective = losses.objective(_linear, _half_squares)
+    ops = [curvature.hessian(objective, w, batch), curvature.gauss_newton(_linear, _half_squares, w, batch)]
+    for found, expected in [(objective(w, batch), 0.5), *((op @ w, 1.0) for op in ops)]:
+        assert abs(found.item() - expected) <= 4e-3  # a share, 1/70000, is denormal
+
+
+def _linear(w, x):
+    return x @ w
+
+
+def _half_squares(scores, targets):
+    return jnp.sum((scores - targets) ** 2, -1) / 2
