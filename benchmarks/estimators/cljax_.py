@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from benchmarks.estimators.base import NotApplicableError, Request, check_semidefinite, estimator
-from cljax import spectral
+from cljax import spectral, tree
 
 MOST = 100
 MOST_JITTED = 30
@@ -70,6 +71,32 @@ def extremes_from_the_gradient(request: Request) -> Any:
     if network is None:
         raise NotApplicableError("takes networks, whose objective has a gradient")
     return _uncertified(request, network)
+
+
+@estimator(
+    "cljax Lanczos, jitted",
+    "extremes",
+    control="budget",
+    settings="lanczos, then the eigenvalues of its matrix, inside of jit; no stopping rule",
+)
+def extremes_lanczos(request: Request) -> Any:
+    """Ritz values of so many steps, from the start vector that others get."""
+    bottom, top, steps, op = request.num_bottom, request.num_top, request.budget, request.op
+    if not bottom + top <= steps <= request.dimension:
+        raise NotApplicableError(f"takes {bottom + top} to {request.dimension} products")
+    unravel = ravel_pytree(tree.zeros_like(op.struct))[1]
+
+    @jax.jit
+    def program(op: Any, v: jax.Array) -> jax.Array:
+        found = spectral.lanczos(op, unravel(v), steps)
+        beside = found.betas[:-1]
+        return jnp.linalg.eigvalsh(jnp.diag(found.alphas) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+
+    def run(seed: int) -> Any:
+        values = np.asarray(program(op, jnp.asarray(request.start(seed))))
+        return np.concatenate([values[:bottom], values[steps - top :]])
+
+    return run
 
 
 def _uncertified(request: Request, network: Any = None) -> Any:
