@@ -73,7 +73,13 @@ def _marked(counter: Counter, number: int) -> Any:
     def batched(size: int, is_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
         return _marked(counter, number * size)(x), is_batched[0]
 
-    return mark
+    marked = jax.custom_jvp(lambda x: mark(x))
+    marked.defjvp(_refused)
+    return marked
+
+
+def _refused(primals: Any, tangents: Any) -> Any:
+    raise TypeError("products of a derivative are not counted: multiply by the operator, which is its own transpose")
 
 
 def counted_function(counter: Counter | None, fn: Any, columns: Any = None) -> Any:

@@ -133,6 +133,10 @@ def test_counts_are_of_what_runs():
     assert counter.read() == 13
     pairs = spectral.extreme_eigenpairs(op, jax.random.key(0), num_top=2)
     assert counter.read() == 13 + int(pairs.num_products)
+    product, v = flat_product(op), block[0, 0]
+    for derivative in (jax.grad(lambda v: v @ product(v)), lambda v: jax.jvp(product, (v,), (v,))):
+        with pytest.raises(TypeError, match="products of a derivative are not counted"):
+            derivative(v)
 
 
 def test_a_claim_is_not_counted():
