@@ -173,9 +173,8 @@ class Run:
     def _networks(self, benchmark: str, path: pathlib.Path, repeats: int, console: Console) -> None:
         store = Store(path, benchmark, {}, self.overwrite)
         default = bench_compile.PROBLEMS if benchmark == "compile" else PROBLEMS
-        for name in dict.fromkeys(self.problems or default):
-            if name not in PROBLEMS:  # of another suite of this run
-                continue
+        named = dict.fromkeys(self.problems or default)
+        for name in (name for name in named if name in PROBLEMS):  # others are of other suites of this run
             batch_size = bench_compile.BATCH_SIZE if benchmark == "compile" else None
             batch_size = batch_size if self.batch_size is None else self.batch_size
             problem = create_problem(name, self.size, batch_size=batch_size, width=self.width)

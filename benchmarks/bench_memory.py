@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from benchmarks.estimators.base import flat_product
+from benchmarks.estimators.request import flat_product
 from benchmarks.harness import empty_table, num_bytes
 from benchmarks.problems import Problem
 from cljax import curvature, spectral, tree

@@ -16,7 +16,7 @@ from benchmarks import __main__ as command_line
 from benchmarks import bench_products, estimators, harness, machine, networks, report, suite, synthetic
 from benchmarks.counting import Counted, Counter
 from benchmarks.estimators import Estimator, NotApplicableError
-from benchmarks.estimators.base import flat_product
+from benchmarks.estimators.request import flat_product
 from benchmarks.problems import Problem
 from benchmarks.store import Store
 from benchmarks.tasks import TASKS, Group, Task

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import NotApplicableError, Request
 
 VECTORS = {"ARPACK": None, "ARPACK, few vectors": 3}
 """Kept beyond twice the number of eigenvalues, by name; None for its default."""

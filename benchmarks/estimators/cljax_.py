@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.estimators.base import NotApplicableError, Request, check_semidefinite, estimator
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import NotApplicableError, Request, check_semidefinite
 from cljax import spectral, tree
 
 MOST = 100

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.estimators.arpack import VECTORS, eigsh_run, vectors_kept
-from benchmarks.estimators.base import NotApplicableError, Request, estimator
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import NotApplicableError, Request
 from benchmarks.estimators.torch_operators import as_numpy, seeded
 from benchmarks.synthetic import torch_device
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
+from benchmarks.estimators.base import estimator, quadratures
+from benchmarks.estimators.request import NotApplicableError, Request
 from benchmarks.estimators.torch_operators import as_numpy
 from benchmarks.synthetic import torch_device
 

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.estimators.base import Request, estimator
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import Request
 from cljax import theory
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.base import Request, estimator
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import Request
 
 
 @estimator(

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator, flat_product
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import NotApplicableError, Request, flat_product
 
 MOST = 200
 

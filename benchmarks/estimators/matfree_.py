@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator, flat_product, quadratures
+from benchmarks.estimators.base import estimator, quadratures
+from benchmarks.estimators.request import NotApplicableError, Request, flat_product
 
 _PEER = {"package": "matfree", "control": "budget"}
 

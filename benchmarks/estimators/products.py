@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator
+from benchmarks.estimators.base import estimator
 from benchmarks.estimators.curvlinops_ import make_operator
 from benchmarks.estimators.eigenthings import make_operator as make_eigenthings
 from benchmarks.estimators.pyhessian_ import make_hessian
+from benchmarks.estimators.request import NotApplicableError, Request
 from cljax import tree
 
 KINDS = ("hessian", "gauss_newton", "fisher")

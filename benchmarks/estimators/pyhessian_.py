@@ -8,7 +8,8 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator, quadratures
+from benchmarks.estimators.base import estimator, quadratures
+from benchmarks.estimators.request import NotApplicableError, Request
 from benchmarks.estimators.torch_operators import seeded
 
 _PEER = {"package": "pyhessian"}

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimators.base import NotApplicableError, Request, estimator
+from benchmarks.estimators.base import estimator
 from benchmarks.estimators.eigenthings import make_operator as _hessian
+from benchmarks.estimators.request import NotApplicableError, Request
 from benchmarks.estimators.torch_operators import as_numpy
 from benchmarks.synthetic import torch_device
 

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.estimators.base import Request, check_semidefinite, estimator, flat_product
+from benchmarks.estimators.base import estimator
+from benchmarks.estimators.request import Request, check_semidefinite, flat_product
 
 _PEER = {"package": "traceax", "control": "budget"}
 

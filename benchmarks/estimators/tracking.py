@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from benchmarks.estimators.base import Request, estimator, flat_product
+from benchmarks.estimators.base import estimator
 from benchmarks.estimators.cljax_ import MOST, MOST_JITTED, gradient, jitted_search, search
 from benchmarks.estimators.pyhessian_ import counting, make_hessian
+from benchmarks.estimators.request import Request, flat_product
 from benchmarks.estimators.torch_operators import seeded
 from benchmarks.synthetic import torch_device
 
