@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.harness import FORMAT, prepare_output, write_results
+from benchmarks.harness import FORMAT, prepare_tables, write_results
 from cljax._plan_report import duration, words
 from cljax.spectral.rates import Rates
 from cljax.training.plan import PlanConfig, plan_run
@@ -120,7 +120,7 @@ def write(output: pathlib.Path, console: Console) -> None:
         output: the Markdown file; the JSON file lies beside it.
         console: where to print.
     """
-    prepare_output(output)
+    prepare_tables(output)
     found = rows()
     output.write_text(markdown(found))
     settings = {"format": FORMAT, "benchmark": "plan", "rates": dataclasses.asdict(RATES), "device_memory": MEMORY}

@@ -17,7 +17,7 @@ from benchmarks.harness import (
     FORMAT,
     Program,
     compile_program,
-    prepare_output,
+    prepare_tables,
     spread,
     time_interleaved,
     write_results,
@@ -140,7 +140,7 @@ def write(size: str, num_examples: int, repeats: int, output: pathlib.Path, cons
         output: the Markdown file; the JSON file lies beside it.
         console: where to print.
     """
-    prepare_output(output)
+    prepare_tables(output)
     with console.status("compiling and timing"):
         rows = measure(size, num_examples, repeats)
     found = environment()

@@ -204,6 +204,20 @@ def prepare_output(path: pathlib.Path) -> None:
         raise ValueError(f"output: cannot write to {path}: {error.strerror}") from None
 
 
+def prepare_tables(path: pathlib.Path) -> None:
+    """As ``prepare_output``, of tables in Markdown beside which their numbers go as JSON.
+
+    Args:
+        path: of the tables.
+
+    Raises:
+        ValueError: if it is that of the numbers, or one that ``prepare_output`` refuses.
+    """
+    if path.suffix == ".json":
+        raise ValueError(f"output: expected a Markdown file, whose numbers go to {path}; try {path.with_suffix('.md')}")
+    prepare_output(path)
+
+
 def write_results(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     """Write results as JSON; the file is replaced at once or not at all.
 

@@ -217,6 +217,9 @@ def test_predicted_tables(tmp_path, monkeypatch):
     assert "125,226,240 parameters" in path.read_text()
     rows = harness.read_results(path.with_suffix(".json"))["rows"]
     assert {(row["num_devices"], row["layout"]) for row in rows} == {(1, "whole"), (8, "whole"), (8, "split (fsdp)")}
+    before = path.with_suffix(".json").read_bytes()
+    assert main("plan", "--output", path.with_suffix(".json")) == 2  # the tables would be lost beneath the numbers
+    assert path.with_suffix(".json").read_bytes() == before
 
 
 def test_tables(results, capsys, monkeypatch):
