@@ -121,6 +121,21 @@ def test_half_precision_is_summed_in_single_and_no_weight_gives_nan():
 
 
 @pytest.mark.fast
+def test_gradients_in_half_precision_are_summed_over_chunks_in_single():
+    inputs = jax.random.normal(jax.random.key(1), (2048, 8)).astype(jnp.bfloat16)
+    params = jax.random.normal(jax.random.key(0), (8, 5)).astype(jnp.bfloat16)
+    batch = cljax.Batch(inputs, jnp.arange(2048) % 5)
+
+    def gradient(chunk_size):
+        chunked = losses.chunked_objective(lambda _, x: x, lambda w, h: h @ w, SHANNON, chunk_size=chunk_size)
+        found = jax.jit(jax.grad(chunked))(params, batch)
+        assert found.dtype == jnp.bfloat16
+        return np.asarray(found, np.float64)
+
+    expected = gradient(2048)
+    assert np.linalg.norm(gradient(1) - expected) <= jnp.finfo(jnp.bfloat16).eps * np.linalg.norm(expected)
+
+
 def test_wrong_input():
     params, batch = make(dtype=np.float32)
 

@@ -47,10 +47,11 @@ class ChunkedObjective:
         """
         features = self.features_fn(params, batch.inputs)
         share = token_share(self, params, features, batch)
+        wide = tree.to_work(params)  # derivatives add up over chunks in the dtype of what enters the loop
 
         @partial(jax.checkpoint, prevent_cse=False)
         def part_fn(features: jax.Array, share: jax.Array, targets: PyTree) -> jax.Array:
-            losses = self.loss(self.head_fn(params, features), targets)
+            losses = self.loss(self.head_fn(tree.cast_like(wide, params), features), targets)
             return jnp.sum(jnp.where(share == 0, 0, share * losses))
 
         def step(*chunk: Any) -> tuple[jax.Array, None]:
