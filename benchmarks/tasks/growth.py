@@ -4,7 +4,7 @@ from benchmarks.cases import Case
 from benchmarks.networks import Spec, as_case, trajectory
 from benchmarks.tasks.base import Group, Task
 
-ESTIMATORS = ("cljax, budget", "matfree Lanczos", "eigenthings Lanczos", "skerch HMT")
+ESTIMATORS = ("cljax, budget", "cljax Lanczos, jitted", "matfree Lanczos", "eigenthings Lanczos", "skerch HMT")
 WIDTHS = {"tiny": (4, 8), "small": (64, 256, 1024), "full": (256, 1024, 4096)}
 BATCHES = {"tiny": (4, 8), "small": (64, 256, 1024), "full": (256, 1024, 4096)}
 NUMBERS = {"tiny": (1, 2), "small": (1, 5, 10), "full": (1, 5, 10)}
