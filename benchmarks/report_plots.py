@@ -1,5 +1,6 @@
 """Curves of the error against products, seconds and gradients: a picture for each, with a panel for each case."""
 
+import itertools
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -27,16 +28,9 @@ _LABELS = {"gradients": "time of gradients", "megabytes": "peak MB"}
 COLUMNS = 4
 
 _THEIRS = {"ls": "-", "marker": "o", "lw": 1.1, "ms": 3, "mfc": None, "zorder": 2}
-_OURS = (
-    ("-", "o"),
-    ("--", "s"),
-    (":", "^"),
-    ("-.", "D"),
-    ((0, (1, 1)), "v"),
-    ((0, (6, 2)), "P"),
-    ((0, (3, 1, 1, 1, 1, 1)), "X"),
-)
-"""Ours are black, told apart by lines and markers."""
+_LINES = ("-", "--", ":", "-.", (0, (6, 2)))
+_MARKERS = "os^DvPX<>*h"
+"""Ours are black, told apart by lines and markers: 55 of them."""
 
 
 def costs_of(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -89,7 +83,8 @@ def draw_curves(stem: str, rows: list[Row], folder: pathlib.Path) -> Iterable[pa
     peers = [name for name in names if not is_ours(name)]
     styles = {name: {"color": mpl.colormaps["tab20"](i % 20), **_THEIRS} for i, name in enumerate(peers)}
     ours = [name for name in names if is_ours(name)]
-    styles |= {name: dict(zip(("ls", "marker"), _OURS[i % len(_OURS)], strict=True)) for i, name in enumerate(ours)}
+    line, marker = itertools.cycle(_LINES), itertools.cycle(_MARKERS)
+    styles |= {name: {"ls": next(line), "marker": next(marker)} for name in ours}
     for cost, kept in costs_of(rows).items():
         groups, of = groups_of(kept), COSTS[cost]
         columns = min(COLUMNS, len(groups))
