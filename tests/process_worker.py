@@ -15,6 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import cljax
 from cljax import cli, curvature, losses, parallel, spectral
@@ -52,10 +53,23 @@ def eigenvalues(names=("hessian",), mesh="data", rules=(), sharded=False, folder
                 ops[name](microbatch_size=size), key, num_top=2, num_bottom=1, tol=1e-12, memory=memory
             )
             found[name] = parallel.host_values(pairs.values).tolist()
+        if jax.process_count() > 1:
+            check_refused(ops["hessian"](), key, "checkpoint: expected arrays of one process", driver=LOOP)
+            if rules:
+                check_refused(ops["hessian"](), key, "memory: expected parameters that are whole", memory=OFFLOAD)
         if folder is not None:
             state = {"params": params, "vectors": pairs.vectors, "key": key}
             Checkpoints(pathlib.Path(folder)).save(5, state, num_rows=2)
         return found
+
+
+LOOP, OFFLOAD = spectral.HostLoop(checkpoint="never-written.npz"), spectral.Memory(offload=True)
+
+
+def check_refused(op, key, words, **options):
+    """Require an error before anything is multiplied."""
+    with pytest.raises(ValueError, match=words):
+        spectral.extreme_eigenpairs(op, key, **options)
 
 
 def held(x):

@@ -77,7 +77,8 @@ def choose_loop(driver: Any, *arrays: Any, memory: Memory | None = None) -> Any:
         "compiled" or a ``HostLoop``.
 
     Raises:
-        ValueError: if the driver is not known, or cannot run here.
+        ValueError: if the driver is not known, or cannot run here, or a checkpoint file or a basis on the host is to
+            hold what lies in several processes.
     """
     loop = driver if isinstance(driver, HostLoop) else HostLoop()
     if memory is not None and memory.offload and driver == "auto":
@@ -85,7 +86,30 @@ def choose_loop(driver: Any, *arrays: Any, memory: Memory | None = None) -> Any:
     chosen = choose_driver("host" if isinstance(driver, HostLoop) else driver, *arrays)
     if memory is not None and memory.offload and chosen == "compiled":
         raise ValueError("driver: expected 'host' or 'auto' for a basis on the host, got 'compiled'")
-    return chosen if chosen == "compiled" else loop
+    if chosen == "compiled":
+        return chosen
+    if loop.checkpoint is not None and not all(map(_is_here, jax.tree.leaves(arrays))):
+        raise ValueError(
+            "checkpoint: expected arrays of one process, got some that lie in several; leave the file out, the basis "
+            "of such a run is in no process alone"
+        )
+    if memory is not None and memory.offload and not all(map(_is_here, jax.tree.leaves(_structs(arrays)))):
+        raise ValueError(
+            "memory: expected parameters that are whole in each process with offload, got some split over several; "
+            "leave offload out, or spread the vectors over the devices with sharded=True"
+        )
+    return loop
+
+
+def _structs(arrays: tuple[Any, ...]) -> list[Any]:
+    """Where the vectors of the operators lie, but for those that each process has whole."""
+    structs = [x for part in arrays if isinstance(part, LinearOperator) for x in jax.tree.leaves(part.struct)]
+    return [x.sharding for x in structs if x.sharding is not None and not x.sharding.is_fully_replicated]
+
+
+def _is_here(x: Any) -> bool:
+    """Whether this process has all of an array, or all devices of a sharding."""
+    return getattr(x, "is_fully_addressable", True)
 
 
 def run_lanczos(

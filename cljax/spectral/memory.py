@@ -29,7 +29,8 @@ class Memory:
             values are more accurate, the more so the larger the operator, and returned vectors orthonormal up
             to rounding of bfloat16. Not with ``basis_size``: each restart would round the kept vectors anew.
         offload: keep the vectors in the host's memory, in float32 or wider, and orthogonalize there: the device holds a
-            few vectors, and two of them are moved in each step. Host loop only.
+            few vectors, and two of them are moved in each step. Host loop only, and of several processes each needs
+            all parameters.
         sharded: spread the vectors over all devices of a mesh, also where the parameters are whole on each: the basis
             takes 1 / devices of the memory, and each product gathers one vector. True for the mesh on which the
             parameters lie, or the mesh itself, as inside of jit an Auto mesh cannot be seen. The vectors returned have
