@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import cljax
-from cljax import curvature, parallel
+from cljax import curvature, losses, parallel
 from tests.problems import SHANNON, mlp
 from tests.test_microbatch_mesh import COUNTED, assert_same, features, head, hessian, like, placed, problem
 
@@ -36,6 +36,22 @@ def test_masked_targets_in_microbatches_of_weight_zero(name, x64):
     assert_same(make(split, parts, 20) @ like(split), expected)
     assert_same(make(params, batch, 20) @ like(params), expected)
     assert_same(make(split, parts, None) @ like(split), expected)
+
+
+def test_weights_that_cancel_in_a_microbatch_are_not_taken_for_padding():
+    """Outside of jit negative weights are refused; inside they are not known, and no plausible number may come out."""
+    params = jnp.ones((2, 1))
+    batch = cljax.Batch(jnp.array([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 1.0]]), jnp.zeros((4, 1)))
+    objective = losses.objective(lambda w, x: x @ w, losses.fenchel_young(losses.squared()))
+
+    @jax.jit
+    def product(weight):
+        weighted = cljax.Batch(batch.inputs, batch.targets, weight)
+        return curvature.hessian(objective, params, weighted, microbatch_size=2) @ params
+
+    assert jnp.isnan(product(jnp.array([1.0, 1.0, -1.0, 2.0]))).any()  # example i is in microbatch i mod 2
+    np.testing.assert_allclose(product(jnp.array([1.0, 0.0, 1.0, 0.0])), [[5], [0]], rtol=1e-6)
+    np.testing.assert_allclose(product(jnp.array([2.0, -1.0, 2.0, 2.0])), [[4], [0.2]], rtol=1e-6)
 
 
 def open_constraint(params, x):

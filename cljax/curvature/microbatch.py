@@ -95,7 +95,8 @@ def scan_microbatches(
         *args: pytrees of arrays.
 
     Returns:
-        The weighted sum, accumulated in float32 at least, in the dtypes of ``params``; NaN where all weights are 0.
+        The weighted sum, accumulated in float32 at least, in the dtypes of ``params``; NaN where all weights are 0, or
+        those of a microbatch cancel.
     """
     batch = without_masked_targets(batch)  # a microbatch of weight 0 gets weights of 1
     dtype = jnp.result_type(*(tree.work_dtype(x.dtype) for x in jax.tree.leaves(params)))
@@ -105,8 +106,8 @@ def scan_microbatches(
     def add_up(batch: Batch, size: int, total: Scalar, params: PyTree, args: tuple[PyTree, ...]) -> PyTree:
         def body(carry: PyTree, part: Batch) -> tuple[PyTree, None]:
             share = jnp.sum(part.weight.astype(dtype))
-            # a microbatch of padding alone would be 0/0: give it weights 1 and the share 0
-            weight = jnp.where(share == 0, jnp.ones_like(part.weight), part.weight)
+            # a microbatch of padding alone would be 0/0: give it weights 1 and the share 0; weights that cancel stay so
+            weight = jnp.where(jnp.all(part.weight == 0), jnp.ones_like(part.weight), part.weight)
             product = product_fn(Batch(part.inputs, part.targets, weight), params, *args)
             return tree.axpy(share / total, product, carry), None
 
