@@ -79,6 +79,15 @@ def test_batches_without_weight_count_for_nothing(x64):
         stream([empty])
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.float64])
+def test_masks_and_counts_go_with_batches_without_weights(dtype):
+    plain, masked = cut(data(np.float32, weights=False), (16, 17))
+    mask = (np.arange(17) < 12).astype(dtype)
+    params, op = stream([plain, cljax.Batch(masked.inputs, masked.targets, mask)], jnp.float32)
+    kept = jax.tree.map(lambda x: x[:28], data(np.float32, weights=False))
+    close(op @ params, OPERATORS["hessian"](params, kept) @ params, jnp.float32)
+
+
 def test_sums_and_combinations(x64):
     params, op = stream(cut(data()))
     other = curvature.FunctionOperator(lambda v, c: jax.tree.map(lambda x: c * x, v), params, jnp.array(2.0))

@@ -60,6 +60,8 @@ class _Stream:
                 f"batches: expected items cljax.Batch, got {got}; build them as cljax.Batch(inputs, targets)"
             )
         batch = pad_batch(batch, batch.num_examples)
+        if not jnp.issubdtype(batch.weight.dtype, jnp.floating):  # counts and masks go with weights left out
+            batch = Batch(batch.inputs, batch.targets, batch.weight.astype(np.float32))
         leaves, structure = jax.tree.flatten(batch)
         layout = structure, [(x.shape[1:], jnp.result_type(x).name) for x in leaves]
         self._layout = self._layout or layout
