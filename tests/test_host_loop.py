@@ -199,6 +199,22 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_a_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "large-disk").mkdir()
+    path, file = tmp_path / "run.npz", tmp_path / "large-disk" / "run.npz"
+    path.symlink_to(file)
+    for _ in range(2):
+        spectral.lanczos(operator(MATRICES["path"]), KEY, 8, driver=spectral.HostLoop(checkpoint=path))
+        assert path.is_symlink()
+        assert [one.name for one in file.parent.iterdir()] == ["run.npz"]
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path):
+    loop = spectral.HostLoop(checkpoint=tmp_path / ("n" * 254))  # no room for the name before it is whole
+    with pytest.raises(ValueError, match="checkpoint: expected a file that can be written, got .*too long"):
+        spectral.lanczos(operator(MATRICES["path"]), KEY, 8, driver=loop)
+
+
 def test_progress_bar(capsys):
     loop = spectral.HostLoop(progress=True)
     shown = spectral.extreme_eigenpairs(operator(MATRICES["path"]), KEY, num_top=2, max_products=61, driver=loop)

@@ -62,6 +62,9 @@ def save_run(path: pathlib.Path, parts: Mapping[str, str], run: SavedRun) -> Non
         path: the file.
         parts: its fingerprint.
         run: the run.
+
+    Raises:
+        ValueError: if the file cannot be written.
     """
     arrays = {name: np.asarray(getattr(run.state, name)) for name in _FIELDS}
     arrays |= {f"basis{index}": rows for index, rows in enumerate(run.rows)}
@@ -72,21 +75,28 @@ def save_arrays(path: pathlib.Path, parts: Mapping[str, str], arrays: Mapping[st
     """Write arrays with the fingerprint of what they come from; the file is replaced at once or not at all.
 
     Args:
-        path: the file.
+        path: the file, or a link to it, which stays one.
         parts: the fingerprint.
         arrays: by name.
+
+    Raises:
+        ValueError: if the file cannot be written.
     """
     arrays = {**arrays, "parts": np.asarray(json.dumps(parts))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    target = pathlib.Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            try:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise ValueError(f"checkpoint: expected a file that can be written, got {path} ({error.strerror})") from error
 
 
 def load_run(path: pathlib.Path, parts: Mapping[str, str], num_leaves: int) -> SavedRun | None:
