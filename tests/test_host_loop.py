@@ -215,6 +215,15 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
         spectral.lanczos(operator(MATRICES["path"]), KEY, 8, driver=loop)
 
 
+def test_blocks_whose_names_are_paths_have_files_in_one_folder(tmp_path):
+    blocks = {"net": lambda path: True, "net/0": lambda path: path == "", "../net": lambda path: True}
+    loop = spectral.HostLoop(checkpoint=tmp_path / "run.npz")
+    op = operator(MATRICES["path"])
+    spectral.block_densities(op, KEY, blocks, num_probes=1, num_steps=3, driver=loop)
+    names = ["run.npz...%2Fnet", "run.npz.net", "run.npz.net%2F0"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
 def test_progress_bar(capsys):
     loop = spectral.HostLoop(progress=True)
     shown = spectral.extreme_eigenpairs(operator(MATRICES["path"]), KEY, num_top=2, max_products=61, driver=loop)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import jax
 
@@ -28,7 +29,8 @@ def block_densities(
         key: typed PRNG key.
         blocks: for each name a predicate on the paths of the leaves, as ``curvature.restrict`` takes it; blocks may
             overlap and need not cover all leaves.
-        **kwargs: handed on to ``spectral_density``; a checkpoint file gets the block's name at its end.
+        **kwargs: handed on to ``spectral_density``; a checkpoint file gets the block's name at its end, with "%2F" for
+            "/", as in a URL.
 
     Returns:
         A density for each name, in the order of ``blocks``.
@@ -56,6 +58,6 @@ def block_densities(
     for (name, predicate), block_key in zip(blocks.items(), keys, strict=False):
         own = driver
         if isinstance(driver, HostLoop) and driver.checkpoint is not None:
-            own = dataclasses.replace(driver, checkpoint=f"{os.fspath(driver.checkpoint)}.{name}")
+            own = dataclasses.replace(driver, checkpoint=f"{os.fspath(driver.checkpoint)}.{quote(str(name), safe=' ')}")
         found[name] = spectral_density(restrict(op, predicate), block_key, driver=own, **kwargs)
     return found
