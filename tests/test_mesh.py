@@ -89,11 +89,39 @@ def test_rules():
         (["kernel=data,data"], "rules: expected each axis of the mesh once, got 'kernel=data,data'"),
         (["kernel"], "rules: expected PATTERN=SPEC, got 'kernel'"),
         (["[=data"], r"rules: expected a regular expression, got '\['"),
+        (["fsdp:"], "rules: expected axes of the mesh, data, model, got '' in 'fsdp:'"),
+        ("fsdp", r"rules: expected a list of rules, got the string 'fsdp'; write \['fsdp'\]"),
+        ([("kernel", "data", "model")], "rules: expected a string or a pair"),
+        ([("kernel", (0,))], r"rules: expected names of mesh axes or None in a spec, got \(0,\) for 'kernel'"),
+        ([("kernel", PartitionSpec(PartitionSpec.UNCONSTRAINED))], "rules: expected names of mesh axes or None"),
     ],
 )
 def test_rules_that_cannot_be(rules, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         specs(rules)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda mesh: parallel.shard_batch({"x": jnp.ones((8, 2)), "scale": 1.0}, mesh),
+            r"batch\['scale'\]: .* a scalar",
+        ),
+        (
+            lambda mesh: parallel.shard_batch(jnp.ones((7, 2)), mesh),
+            "batch: expected a multiple of 4 examples, .* got 7",
+        ),
+        (
+            lambda mesh: parallel.shard_batch(jnp.ones(8), mesh, ("data", "data")),
+            "axes: expected each axis of the mesh",
+        ),
+        (lambda mesh: parallel.batch_rows(7, mesh), "num_rows: expected a multiple of 4, one share a device, got 7"),
+    ],
+)
+def test_batches_that_cannot_be_split(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(parallel.make_mesh("data=4,model=2"))
 
 
 def test_flax_metadata_come_first():

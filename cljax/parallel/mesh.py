@@ -132,7 +132,7 @@ def batch_axes(mesh: Mesh | AbstractMesh, axes: str | Sequence[str] | None = Non
         Their names.
 
     Raises:
-        ValueError: if the mesh does not have one of them.
+        ValueError: if the mesh does not have one of them, or one is there twice.
     """
     if axes is None:
         return (DATA_AXIS,) if DATA_AXIS in mesh.axis_names else tuple(mesh.axis_names)
@@ -140,6 +140,8 @@ def batch_axes(mesh: Mesh | AbstractMesh, axes: str | Sequence[str] | None = Non
     for name in names:
         if name not in mesh.axis_names:
             raise ValueError(f"axes: expected axes of the mesh, {', '.join(mesh.axis_names)}, got {name!r}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"axes: expected each axis of the mesh once, got {', '.join(names)}")
     return names
 
 
@@ -162,14 +164,18 @@ def shard_batch(batch: PyTree, mesh: Mesh, axes: str | Sequence[str] | None = No
         The same pytree on the devices.
 
     Raises:
-        ValueError: if n is no multiple of the number of shares, or the mesh does not have an axis.
+        ValueError: if n is no multiple of the number of shares, an array has no leading axis, or the mesh does not have
+            an axis.
     """
     sharding = NamedSharding(mesh, PartitionSpec(batch_axes(mesh, axes)))
     shares = len(own_rows(sharding, num_shares(mesh, axes)))
-    for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] % shares:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        if not np.shape(leaf):
+            where = f"batch{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}: expected an array with an axis of examples, got a scalar; use replicate for it")
+        if np.shape(leaf)[0] % shares:
             raise ValueError(
-                f"batch: expected a multiple of {shares} examples, one share a device, got {leaf.shape[0]}; "
+                f"batch: expected a multiple of {shares} examples, one share a device, got {np.shape(leaf)[0]}; "
                 "pad it with examples of weight 0"
             )
     return put_rows(batch, sharding)
@@ -187,13 +193,19 @@ def batch_rows(num_rows: int, mesh: Mesh, axes: str | Sequence[str] | None = Non
         Ascending indices; all with one process.
 
     Raises:
-        ValueError: if the mesh does not have an axis.
+        ValueError: if ``num_rows`` is no multiple of the number of shares, or the mesh does not have an axis.
+        TypeError: if it is no integer.
 
     Example:
         >>> from cljax import parallel
         >>> parallel.batch_rows(3, parallel.data_mesh(1)).tolist()
         [0, 1, 2]
     """
+    shares = num_shares(mesh, axes)
+    if check_positive_int("num_rows", num_rows, 0) % shares:
+        raise ValueError(
+            f"num_rows: expected a multiple of {shares}, one share a device, got {num_rows}; pad the batch"
+        )
     return own_rows(NamedSharding(mesh, PartitionSpec(batch_axes(mesh, axes))), num_rows)
 
 

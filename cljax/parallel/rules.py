@@ -51,6 +51,7 @@ def shardings(
     Raises:
         ValueError: if a rule cannot be read, names an axis that the mesh does not have or uses one twice, or the axis
             of a parameter cannot be divided.
+        TypeError: if ``rules`` is no list, or a rule is neither a string nor a pair.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,6 +61,8 @@ def shardings(
         >>> tuple(placed["dense"]["kernel"].spec)
         (None, 'model')
     """
+    if isinstance(rules, str):
+        raise TypeError(f"rules: expected a list of rules, got the string {rules!r}; write [{rules!r}]")
     read = [_read(rule, mesh) for rule in rules]
     names = dict(logical_axes or ())
 
@@ -90,6 +93,7 @@ def shard_params(params: PyTree, mesh: Mesh, rules: Sequence[Rule] = (), *, logi
 
     Raises:
         ValueError: as for ``shardings``.
+        TypeError: as for ``shardings``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -112,17 +116,21 @@ def _read(rule: Rule, mesh: Mesh | AbstractMesh) -> tuple[re.Pattern[str], Any]:
         pattern, equals, spec = (".*", "=", rule) if _is_fsdp(rule) else rule.rpartition("=")
         if not equals or not pattern:
             raise ValueError(f"rules: expected PATTERN=SPEC, got {rule!r}; for example kernel=,model, or fsdp")
-    else:
+    elif isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str):
         pattern, spec = rule  # type: ignore[assignment]
+    else:
+        raise TypeError(f"rules: expected a string or a pair (pattern, spec), got {rule!r}; for example kernel=,model")
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"rules: expected a regular expression, got {pattern!r} ({error})") from None
     if isinstance(spec, str) and _is_fsdp(spec):
-        entries: Any = [tuple(spec.partition(":")[2].split("+"))] if ":" in spec else [(DATA_AXIS,)]
+        entries: Any = [_entry(spec.partition(":")[2]) or ("",)] if ":" in spec else [(DATA_AXIS,)]
         kind = FSDP
     else:
         entries = spec.split(",") * bool(spec.strip()) if isinstance(spec, str) else list(spec or ())
+        if not all(entry is None or isinstance(entry, str | tuple | list) for entry in entries):
+            raise TypeError(f"rules: expected names of mesh axes or None in a spec, got {spec!r} for {pattern!r}")
         entries, kind = [_entry(entry) for entry in entries], ""
     used = [name for entry in entries for name in entry]
     for name in used:
