@@ -39,10 +39,14 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], console: Console) ->
         Number of entries that are flagged.
 
     Raises:
-        ValueError: if the files are of two benchmarks, or have no row in common.
+        ValueError: if the files are of two benchmarks or of none with problems, or have no row in common.
     """
     if old["benchmark"] != new["benchmark"]:
         raise ValueError(f"NEW: expected results of {old['benchmark']!r}, as OLD has, got {new['benchmark']!r}")
+    if not old.get("problems") or not new.get("problems"):
+        raise ValueError(
+            f"OLD, NEW: expected results of suites, got tables of {new['benchmark']!r}, which have no problems"
+        )
     for note in _notes(old, new):
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     rows = list(_pairs(old, new))

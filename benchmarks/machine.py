@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "num_cpus": os.cpu_count(),
         "usable_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "threads": {name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
+        "threads": {name: found for name in VARIABLES if (found := _without_paths(os.environ.get(name, "")))},
         "versions": {"python": platform.python_version(), **_versions()},
         "dtype": str(jnp.zeros(()).dtype),
         "matmul_precision": "highest",
@@ -58,6 +58,10 @@ def environment() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _without_paths(flags: str) -> str:
+    return " ".join(flag for flag in flags.split() if "/" not in flag)
 
 
 def _processor() -> str | None:

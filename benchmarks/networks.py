@@ -135,7 +135,7 @@ class Network:
         """
         if kind == "hessian":
             return self.hessian
-        make = curvature.gauss_newton if kind == "gauss_newton" else curvature.fisher
+        make = {"gauss_newton": curvature.gauss_newton, "fisher": curvature.fisher}[kind]
         return make(self.apply_fn, self.loss, self.params, self.batch)
 
     def in_double(self) -> "Network":

@@ -31,10 +31,12 @@ def title_of(results: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         row: of the results.
 
     Returns:
-        Its name, with the number of examples that were measured where there is one.
+        Its name, with the number of examples that were measured and the width where there is one.
     """
-    number = row.get("num_examples", config_of(results, row).get("batch_size"))
-    return row["problem"] if number is None else f"{row['problem']}, {number} examples"
+    config = config_of(results, row)
+    number, width = row.get("num_examples", config.get("batch_size")), config.get("options", {}).get("width")
+    words = [] if number is None else [f"{number} example{'s' * (number != 1)}"]
+    return ", ".join([row["problem"], *words, *([] if width is None else [f"width {width}"])])
 
 
 def environments_of(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -80,9 +80,10 @@ def _to_a_tolerance(setting: str, rows: list[Row]) -> Iterable[str]:
 def _at_a_budget(rows: list[Row]) -> Iterable[str]:
     budget = common_budget(rows)
     at = [row for row in rows if row["control"] in {budget, 0} and row["estimator"] not in FIXED]
-    yield table(f"Median error with {budget} products", at, least(error_of))
-    yield table(f"Milliseconds with {budget} products", at, least(milliseconds_of), spreads=True)
-    yield table(f"Peak megabytes with {budget} products", at, least(megabytes_of))
+    words = "" if budget is None else f" with {budget} products"
+    yield table(f"Median error{words}", at, least(error_of))
+    yield table(f"Milliseconds{words}", at, least(milliseconds_of), spreads=True)
+    yield table(f"Peak megabytes{words}", at, least(megabytes_of))
     yield table(_capital(_FIRST), rows, first_call, bold=False)
 
 

@@ -103,7 +103,8 @@ def first_call(rows: list[Row]) -> Range | None:
     Returns:
         Seconds, None where nothing was timed.
     """
-    found = [row["first_seconds"] for row in rows if row.get("first_seconds") is not None]
+    ran = [row for row in rows if row["status"] == "ok"]
+    found = [row["first_seconds"] for row in ran if row.get("first_seconds") is not None]
     return (max(found),) * 3 if found else None
 
 
@@ -155,5 +156,5 @@ def failures(rows: Iterable[Row]) -> str:
     lines = []
     for (name, status, note), where in notes.items():
         told = f"{name}: {status}" + (f" ({note})" if note else "")
-        lines.append(f"- {told}: {', '.join(dict.fromkeys(where))}")
+        lines.append(f"- {told}: {'; '.join(dict.fromkeys(where))}")
     return "Not compared:\n\n" + "\n".join(lines) if lines else ""

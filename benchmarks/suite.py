@@ -200,6 +200,7 @@ def _seeds(case: Case, number: int) -> list[int]:
 
 def _timed(estimator: Estimator, request: Request, repeats: int) -> tuple[Program, float, float, dict[str, Any] | None]:
     """The run without a counter, seconds of its first call with all set-up, and of its second; bytes that both take."""
+    seed = _seeds(request.case, 1)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with anew():
@@ -209,13 +210,13 @@ def _timed(estimator: Estimator, request: Request, repeats: int) -> tuple[Progra
             setup_seconds = time.perf_counter() - start
             held = resident_bytes() - before
         start = time.perf_counter()
-        jax.block_until_ready(run(0))
+        jax.block_until_ready(run(seed))
         first = setup_seconds + time.perf_counter() - start
         start = time.perf_counter()
-        jax.block_until_ready(run(0))
+        jax.block_until_ready(run(seed))
         second = time.perf_counter() - start
-        peak = _peaks(lambda: run(0), 1 if second > SLOW else repeats, max(held, 0))
-        return Program(lambda: run(0), None, first), first, second, peak
+        peak = _peaks(lambda: run(seed), 1 if second > SLOW else repeats, max(held, 0))
+        return Program(lambda: run(seed), None, first), first, second, peak
 
 
 def _guarded(program: Program, row: dict[str, Any]) -> Program:

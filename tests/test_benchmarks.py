@@ -220,6 +220,7 @@ def test_predicted_tables(tmp_path, monkeypatch):
     before = path.with_suffix(".json").read_bytes()
     assert main("plan", "--output", path.with_suffix(".json")) == 2  # the tables would be lost beneath the numbers
     assert path.with_suffix(".json").read_bytes() == before
+    assert main("compare", path.with_suffix(".json"), path.with_suffix(".json")) == 2  # it has no problems
 
 
 def test_tables(results, capsys, monkeypatch):
