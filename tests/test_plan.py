@@ -153,6 +153,14 @@ def test_products_are_at_most_those_of_the_bound(gap, basis_size):
     assert mode.num_products / 4 <= took.num_products <= 1.2 * mode.num_products
 
 
+def test_a_gap_below_rounding_takes_all_products():
+    shape = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    op = curvature.FunctionOperator(lambda v, d: d * v, shape, shape)
+    for gap in (1e-20, 5e-324):
+        found = modes(spectral.plan(op, max_products=50, basis_sizes=(16,), relative_gap=gap, driver="compiled"))
+        assert found["all"].num_products == 1000 < found["at most 16"].num_products
+
+
 def test_shards_count_for_one_device():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     shape = jax.ShapeDtypeStruct((4096, 64), jnp.float32)

@@ -31,7 +31,7 @@ def estimate_products(
         Saad, Numerical Methods for Large Eigenvalue Problems (2011), theorem 6.3.
     """
     num_pairs = num_top + num_bottom
-    rate = math.acosh(1 + 2 * relative_gap)
+    rate = 2 * math.asinh(math.sqrt(relative_gap))  # acosh(1 + 2 gap), without its rounding
     wanted = math.sqrt(dimension) / tol
     degree = math.ceil(math.acosh(wanted) / rate)
     whole = min(max(degree + num_pairs, min_steps(num_pairs)), dimension)
@@ -39,9 +39,11 @@ def estimate_products(
         return whole
     kept = sum(num_kept(places, num_top, num_bottom))
     between = places - kept
-    growth = _log_cosh(between * rate)
+    growth = max(_log_cosh(between * rate), 1e-300)
     return max(whole, kept + between * math.ceil(math.log(wanted) / growth))
 
 
 def _log_cosh(x: float) -> float:
+    if x < 1:
+        return math.log1p(2 * math.sinh(x / 2) ** 2)
     return x + math.log1p(math.exp(-2 * x)) - math.log(2)
