@@ -119,6 +119,23 @@ def test_without_a_readable_checkpoint_nothing_is_lost(run_dir):
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
+def test_killed_before_the_checksums_are_written_the_checkpoint_before_is_there(tmp_path, monkeypatch):
+    checkpoints, state = Checkpoints(tmp_path / "checkpoints", keep=1), {"x": np.arange(3.0)}
+    checkpoints.save(1, state, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr("cljax.training.checkpoint.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(2, state, 2)
+    restored = checkpoints.restore(state)
+    assert (restored.step, len(restored.skipped)) == (1, 1)
+    checkpoints.save(2, state, 2)
+    assert checkpoints.steps() == [2]
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_row_that_was_cut_off_is_measured_again(run_dir, whole):
     path = run_dir / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-40])

@@ -84,7 +84,8 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int = 3) -> None:
         self._directory = directory.absolute()
-        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._keep = keep
+        self._options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending, as process 0 sees them; all must call."""
@@ -109,10 +110,14 @@ class Checkpoints:
                 manager.delete(step)
             manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(arrays)), force=True)
             manager.wait_until_finished()
-        if is_writer():  # each process has written its part: the manager waits for all
-            folder = self._directory / str(step)
-            manifest = {"num_rows": num_rows, "sha256": _checksums(folder)}
-            write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            if is_writer():  # each process has written its part: the manager waits for all
+                folder = self._directory / str(step)
+                manifest = {"num_rows": num_rows, "sha256": _checksums(folder)}
+                write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            # only now: a run that is killed before the checkpoint has its checksums goes on from the one before
+            steps = sorted(manager.all_steps())
+            for old in [other for other in steps if other != step][: max(0, len(steps) - self._keep)]:
+                manager.delete(old)
 
     def restore(self, like: PyTree, step: int | None = None, *, max_rows: int | None = None) -> Restored:
         """Read the newest checkpoint that is whole, or one.
