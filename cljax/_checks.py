@@ -34,14 +34,14 @@ def check_positive_int(name: str, value: Any, minimum: int = 1) -> int:
 
 
 def check_inexact_tree(name: str, tree: PyTree) -> None:
-    """Require that ``tree`` has leaves and that all of them are real floating-point arrays.
+    """Require that ``tree`` has entries and that all leaves are real floating-point arrays.
 
     Args:
         name: the argument's name, for the message.
         tree: any pytree.
 
     Raises:
-        ValueError: if the tree has no leaves.
+        ValueError: if the tree has no leaves, or these no entries.
         TypeError: if a leaf is not a real floating-point array.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -56,6 +56,8 @@ def check_inexact_tree(name: str, tree: PyTree) -> None:
                 f"{where}: expected a real floating-point array, got {got}; "
                 "split integer state and functions out of the parameters, or cast with .astype(float)"
             )
+    if not any(leaf.size for _, leaf in leaves):
+        raise ValueError(f"{name}: expected at least one number, got arrays without entries")
 
 
 def check_same_struct(name: str, tree: PyTree, struct: PyTree) -> None:

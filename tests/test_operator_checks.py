@@ -126,3 +126,13 @@ def test_models_without_forward_mode_have_jacobians_and_gauss_newton_matrices():
         expected = np.asarray(curvature.to_dense(make(without)))
         found = np.asarray(curvature.to_dense(make(with_rule)))
         np.testing.assert_allclose(found, expected, atol=64 * np.finfo(np.float32).eps * np.abs(expected).max())
+
+
+def test_arrays_without_entries_are_told():
+    """An operator on a space of dimension 0 has no eigenvalue, and no probe."""
+    shape = jnp.zeros((0, 4))
+    with pytest.raises(ValueError, match="params: expected at least one number, got arrays without entries"):
+        curvature.hessian(lambda params: jnp.sum(params["w"]), {"w": shape})
+    with pytest.raises(ValueError, match="struct: expected at least one number"):
+        curvature.FunctionOperator(lambda v: v, shape)
+    assert curvature.hessian(lambda p: p[0] ** 2 + jnp.sum(p[1]), (jnp.ones(()), shape)).struct[1].shape == (0, 4)
