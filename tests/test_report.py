@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks import harness, machine, report_environment, report_plain, report_plots, report_rows, suite
 from benchmarks.compare import compare
 from benchmarks.estimators import Estimator
+from benchmarks.reading import title_of
 from benchmarks.report import report_of
 from benchmarks.store import Store
 from benchmarks.tasks import Group, Task
@@ -265,3 +266,51 @@ def test_first_calls_and_peak_memory_are_compared(changes, words, capsys):
     assert re.findall(r"slower|faster|more|fewer", printed) == words
     assert re.search(r"call +bytes", printed)
     assert "…" not in printed
+
+
+def test_flags_with_paths_are_not_kept(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/home/someone --xla_cpu_multi_thread_eigen=false")
+    assert machine.environment()["threads"]["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/home/someone")
+    assert "XLA_FLAGS" not in machine.environment()["threads"]
+
+
+def test_without_budgets_a_table_has_none_in_its_title(tmp_path):
+    rows = [row("free", control=0, kind_of_control="none", error=spread(1e-3), seconds=spread(1.0))]
+    text = text_of(tmp_path, "density", rows)
+    assert "\nMedian error\n\n| | a |\n" in text
+    assert "None" not in text.split("## density")[1].split("## How")[0]
+
+
+def test_first_calls_are_of_what_ran(tmp_path):
+    rows = [row("good", first_seconds=2.0), row("bad", status="failed", note="no", first_seconds=7.0)]
+    text = text_of(tmp_path, "density", rows)
+    assert "| good | 2 |" in text
+    assert "| bad | 7 |" not in text
+
+
+def test_a_problem_is_named_with_its_width():
+    rows = [{"problem": "resnet18", "group": name} for name in ("narrow", "wide")]
+    problems = {name: {"batch_size": 1, "options": {"width": w}} for name, w in (("narrow", 16), ("wide", 64))}
+    found = [title_of({"problems": problems}, row) for row in rows]
+    assert found == ["resnet18, 1 example, width 16", "resnet18, 1 example, width 64"]
+
+
+def test_what_is_timed_is_what_is_scored():
+    seeds = []
+
+    def setup(request):
+        def run(seed):
+            seeds.append((request.counter is not None, seed))
+            request.scipy_operator.matvec(request.start(seed))
+            return np.ones(2), np.ones(2)
+
+        return run
+
+    task = Task("density", "", lambda _: [], lambda *_: {"error": 0.0}, num_seeds=2)
+    case, group = matrix_case("flat", 16), Group("flat", lambda: matrix_case("flat", 16))
+    suite.measure_group(task, group, case, "tiny", [Estimator("mine", "density", setup)], 1)
+    scored, timed = ({seed for counted, seed in seeds if counted == kind} for kind in (True, False))
+    assert len(scored) == 2
+    assert len(timed) == 1
+    assert timed < scored
