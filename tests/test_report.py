@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import harness, machine, report_environment, report_plain, report_plots, report_rows, suite
 from benchmarks.compare import compare
-from benchmarks.estimators import Estimator
+from benchmarks.estimators import Estimator, load_builtin
 from benchmarks.reading import title_of
 from benchmarks.report import report_of
 from benchmarks.store import Store
@@ -196,6 +196,7 @@ def test_each_group_has_the_environment_in_which_it_began(tmp_path, monkeypatch)
     task = Task("density", "", lambda _: [Group("b", lambda: matrix_case("flat", 16))], None)
     # what holds when a group begins, not when it ends
     monkeypatch.setattr(suite, "environment", lambda: there)
+    load_builtin()
     monkeypatch.setattr(suite, "measure_group", lambda *_: [row("cljax", group="b")])
     suite.run_task(task, "tiny", Store(path, "density", {}, False), 0, Console(), names=["cljax Chebyshev"])
     results = harness.read_results(path)
